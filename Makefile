@@ -1,0 +1,6 @@
+.PHONY: deps
+deps: .venv/.ready
+.venv/.ready: requirements/dev.txt
+	python3 -m venv .venv
+	.venv/bin/pip install -q --require-hashes -r requirements/dev.txt
+	touch $@
