@@ -1,0 +1,43 @@
+"""Every role's defaults and argument specs say the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROLES = sorted(p for p in (Path(__file__).parents[2] / "roles").iterdir() if p.is_dir())
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+def test_there_are_roles() -> None:
+    assert [r.name for r in ROLES] == [
+        "compose_stacks",
+        "gpu_verify",
+        "nvidia_container_toolkit",
+        "preflight",
+        "rootless_docker",
+    ]
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda r: r.name)
+def test_defaults_and_spec_are_in_lockstep(role: Path) -> None:
+    options = load(role / "meta" / "argument_specs.yml")["argument_specs"]["main"]["options"]
+    defaults = load(role / "defaults" / "main.yml")
+    documented = {name: option["default"] for name, option in options.items() if "default" in option}
+    assert documented == defaults
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda r: r.name)
+def test_every_option_is_named_typed_and_described(role: Path) -> None:
+    options = load(role / "meta" / "argument_specs.yml")["argument_specs"]["main"]["options"]
+    for name, option in options.items():
+        assert name.startswith((f"{role.name}_", "gpulab_")), name
+        assert option.get("type"), name
+        assert option.get("description"), name
+        assert not option.get("required") or "default" not in option, name
