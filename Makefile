@@ -1,6 +1,72 @@
-.PHONY: deps
-deps: .venv/.ready
-.venv/.ready: requirements/dev.txt
-	python3 -m venv .venv
-	.venv/bin/pip install -qq --require-hashes -r requirements/dev.txt
-	touch $@
+# make demo | test | lint | unit | molecule S=name | scenarios | bench | demo-clean | lock
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON := /usr/bin/python3
+VENV := .venv
+RUN := PATH=$(CURDIR)/$(VENV)/bin:$$PATH
+LAB := tests/lab/lab
+# What a bare Debian or Ubuntu lacks; `tests/lab/lab check` names what is still missing.
+PACKAGES := python3-venv mmdebstrap debootstrap systemd-container iproute2 iptables openssh-client \
+  gcc libc6-dev gpg gpgv apt-utils dpkg-dev zstd
+SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
+
+.PHONY: help deps lint types unit molecule scenarios test demo demo-clean bench lock docs
+
+help:
+	@sed -n '1s/^# //p' Makefile
+
+# --- what is needed ------------------------------------------------------------------------------
+deps: $(VENV)/.system $(VENV)/.ready
+
+$(VENV)/.system:
+	@echo "==> system packages"
+	@mkdir -p $(VENV)
+	@missing=(); for p in $(PACKAGES); do dpkg-query -Wf '$${Status}' $$p 2>/dev/null | grep -q ' installed' || missing+=($$p); done; \
+	  if (( $${#missing[@]} )); then echo "    installing $${missing[*]}"; export DEBIAN_FRONTEND=noninteractive; \
+	    apt-get -qq update && apt-get -qq install -y --no-install-recommends "$${missing[@]}" >/dev/null; fi
+	@touch $@
+
+$(VENV)/.ready: requirements/dev.txt $(VENV)/.system
+	@echo "==> Python tools (about a minute)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# --- the parts -------------------------------------------------------------------------------------
+lint: deps
+	@echo "==> ruff"; $(RUN) ruff check . && $(RUN) ruff format --check .
+	@echo "==> mypy"; $(RUN) mypy
+	@echo "==> ansible-lint"; $(RUN) ansible-lint --offline --strict
+	@echo "==> ansible-doc"; $(RUN) tests/tools/ansible-doc-all
+
+unit: deps
+	@echo "==> unit tests"; $(RUN) pytest tests/unit
+
+molecule: deps
+	@for s in $(or $(S),$(SCENARIOS)); do echo "==> molecule $$s"; $(RUN) molecule test --scenario-name $$s || exit 1; done
+
+scenarios: deps
+	@echo "==> lab and scenario tests"; $(RUN) pytest tests/lab tests/scenarios
+
+test: lint unit scenarios molecule
+	@echo "==> all tests passed"
+
+bench: deps
+	@$(RUN) python tests/bench.py
+
+# --- the demonstration --------------------------------------------------------------------------------
+demo: deps
+	@$(RUN) python tests/demo.py
+
+demo-clean:
+	@$(LAB) destroy --missing-ok demo1
+	@$(LAB) mirror down
+	@echo "demo host removed; bases stay cached for the next time ($(LAB) purge removes them too)"
+
+# --- maintenance ----------------------------------------------------------------------------------------
+lock: deps
+	@cd requirements && for f in dev:3.11 bootstrap:3.10; do $(CURDIR)/$(VENV)/bin/uv pip compile -q --upgrade --generate-hashes \
+	  $$([ $${f%:*} = bootstrap ] && echo --universal) --python-version $${f#*:} --no-emit-index-url --no-emit-find-links --no-header \
+	  $${f%:*}.in -o $${f%:*}.txt; done
