@@ -19,6 +19,13 @@ from typing import Any
 
 CATALOGUE: dict[str, dict[str, Any]] = {
     # --- inventory -----------------------------------------------------------------------------
+    "GPU_UNKNOWN": {
+        "layer": "inventory",
+        "severity": "error",
+        "title": "gpulab_users names a GPU that this host does not have",
+        "cause": "The name is mistyped, belongs to another host, or the GPU has fallen off the bus. GPUs are known by UUID or index, MIG instances by theirs.",
+        "remedy": "Correct gpulab_users.{user}.gpus; this host has {known}.",
+    },
     # --- host ----------------------------------------------------------------------------------
     # --- packages ------------------------------------------------------------------------------
     "APT_SOURCE_CONFLICT": {
@@ -255,7 +262,91 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "cause": "The driver packages were upgraded (often by unattended-upgrades) while the old kernel module stayed loaded; NVML answers with code 18.",
         "remedy": "Reboot the host, or unload and reload the nvidia modules with no process using the GPUs; then hold the nvidia packages.",
     },
+    "DRIVER_NOT_LOADED": {
+        "layer": "driver",
+        "severity": "error",
+        "title": "The NVIDIA kernel driver is not loaded",
+        "cause": "The driver is not installed, was not built for the running kernel, is kept out by Secure Boot or a blacklist, or failed to start.",
+        "remedy": "Look at 'dkms status', 'modprobe nvidia' and 'dmesg | grep -i nvrm'; then 'systemctl start gpulab-cdi' or run again.",
+    },
+    "NVML_LIBRARY_MISSING": {
+        "layer": "driver",
+        "severity": "error",
+        "title": "The driver's management library is not on this host",
+        "cause": "libnvidia-ml.so.1 was not found: only a part of the driver's packages is installed.",
+        "remedy": "Install the driver's user-space libraries in the version of the loaded kernel module (Ubuntu: libnvidia-compute-<branch>).",
+    },
+    "GPU_NODES_MISSING": {
+        "layer": "driver",
+        "severity": "error",
+        "title": "The driver is there, but no GPU can be opened",
+        "cause": "No device node /dev/nvidia0, /dev/nvidia1 ... exists, or the driver counts no GPU.",
+        "remedy": "Run 'nvidia-smi' as root, which makes the nodes; if it shows no GPU, look at 'lspci -d 10de:' and 'dmesg | grep -i nvrm'.",
+    },
+    "UVM_MISSING": {
+        "layer": "driver",
+        "severity": "error",
+        "title": "/dev/nvidia-uvm is missing",
+        "cause": "The module nvidia-uvm is not loaded, or its node was not made: nvidia-smi works without it, CUDA does not (cuInit answers 999).",
+        "remedy": "Run 'nvidia-modprobe -c0 -u', or 'modprobe nvidia-uvm' and 'nvidia-ctk system create-device-nodes --control-devices'; then 'systemctl start gpulab-cdi'.",
+    },
+    "GPU_NODES_RESTRICTED": {
+        "layer": "driver",
+        "severity": "warning",
+        "title": "Device nodes of the GPUs are not open to everyone",
+        "cause": "In a rootless container a node is a bind mount owned by nobody: without read and write for others it cannot be opened, and groups do not help.",
+        "remedy": "Set NVreg_DeviceFileMode=0666 for the nvidia module, or give each user an access list entry on the nodes.",
+    },
     # --- toolkit -------------------------------------------------------------------------------
+    "TOOLKIT_MISSING": {
+        "layer": "toolkit",
+        "severity": "error",
+        "title": "The NVIDIA container toolkit is not installed",
+        "cause": "There is no nvidia-ctk, which describes the GPUs for the engines.",
+        "remedy": "Install nvidia-container-toolkit-base (role gpulab.fleet.nvidia_container_toolkit does).",
+    },
+    "TOOLKIT_VERSION_REFUSED": {
+        "layer": "toolkit",
+        "severity": "error",
+        "title": "This version of the NVIDIA container toolkit is refused",
+        "cause": "Versions below {floor} have known holes through which a container takes over its host (CVE-2026-24260).",
+        "remedy": "Set nvidia_container_toolkit_version to {floor} or newer.",
+    },
+    "TOOLKIT_LEGACY_HOOK": {
+        "layer": "toolkit",
+        "severity": "warning",
+        "title": "The toolkit's legacy hook is installed",
+        "cause": "With it an engine that cannot resolve a GPU falls back to the hook silently; in a rootless engine that then fails with a message about bpf or cgroups which hides the cause.",
+        "remedy": "apt-get remove nvidia-container-toolkit libnvidia-container-tools libnvidia-container1, unless a rootful engine needs them.",
+    },
+    "CDI_GENERATION_FAILED": {
+        "layer": "toolkit",
+        "severity": "error",
+        "title": "nvidia-ctk could not describe the GPUs",
+        "cause": "The toolkit stopped with the message above. Specs that were there before are kept.",
+        "remedy": "Look at 'nvidia-smi' and 'nvidia-ctk cdi generate' as root; when they work, 'systemctl start gpulab-cdi'.",
+    },
+    "CDI_SPEC_INCOMPLETE": {
+        "layer": "toolkit",
+        "severity": "error",
+        "title": "The description of the GPUs has holes",
+        "cause": "nvidia-ctk ended well but left out, or named without its being there, what a CUDA program in a container needs: usually a driver package is missing or half upgraded. The spec was not installed.",
+        "remedy": "Repair the driver's packages (dpkg --configure -a, reinstall the libraries), then 'systemctl start gpulab-cdi'.",
+    },
+    "CDI_SPEC_CONFLICT": {
+        "layer": "toolkit",
+        "severity": "error",
+        "title": "Another CDI spec names the same GPUs to the same engine",
+        "cause": "Two specs with the same device names make each of them unresolvable, or the later one wins and goes stale.",
+        "remedy": "Remove {path}, or take its folder out of cdi-spec-dirs in the user's daemon.json.",
+    },
+    "CDI_SETTINGS_INVALID": {
+        "layer": "toolkit",
+        "severity": "error",
+        "title": "The settings of the CDI specs cannot be used",
+        "cause": "/etc/gpulab/cdi.json is not of the form {{users: {{NAME: all or a list of GPUs}}}}, or a name in it is no user name.",
+        "remedy": "Correct gpulab_users and run the toolkit stage again, which writes that file.",
+    },
     # --- proof ---------------------------------------------------------------------------------
     # --- stacks --------------------------------------------------------------------------------
 }
