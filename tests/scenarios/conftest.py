@@ -1,0 +1,78 @@
+"""Lab hosts for the scenario tests: made once, brought back to a snapshot where a test breaks things."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .site import Site, lab
+
+ONE_USER = {"gpulab_gpus_expected": 2, "gpulab_users": {"trainer": {"gpus": "all"}}}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.geteuid() != 0 or shutil.which("systemd-nspawn") is None:
+        for item in items:
+            item.add_marker(pytest.mark.skip(reason="the lab needs root and systemd-nspawn"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def mirror() -> None:
+    lab("mirror", "up")
+
+
+class Hosts:
+    """Makes hosts for tests and takes them all down at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.made: list[str] = []
+
+    def site(self, name: str, variables: dict[str, Any] | None = None, *options: str) -> Site:
+        """A fresh host called `name` and an inventory with it."""
+        self.made.append(name)
+        lab("destroy", "--missing-ok", name)
+        lab("create", name, *options)
+        return Site(self.folder / name, [name], ONE_USER if variables is None else variables)
+
+    def destroy(self) -> None:
+        lab("destroy", "--missing-ok", *self.made)
+
+
+@pytest.fixture(scope="session")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    made = Hosts(tmp_path_factory.mktemp("sites"))
+    yield made
+    made.destroy()
+
+
+@pytest.fixture(scope="session")
+def converged_once(hosts: Hosts) -> Site:
+    """A host with two GPUs, converged, and a snapshot of it called `converged`."""
+    site = hosts.site("scn-main")
+    lab("snapshot", "scn-main", "fresh")
+    site.run().ok()
+    lab("snapshot", "scn-main", "converged")
+    return site
+
+
+@pytest.fixture
+def converged(converged_once: Site) -> Iterator[Site]:
+    """The converged host; brought back to its snapshot afterwards, so a test may break it."""
+    yield converged_once
+    lab("restore", "scn-main", "converged")
+    converged_once.set(ONE_USER)
+
+
+@pytest.fixture
+def fresh(converged_once: Site) -> Iterator[Site]:
+    """The same host as it was before anything was installed; afterwards converged again."""
+    lab("restore", "scn-main", "fresh")
+    yield converged_once
+    lab("restore", "scn-main", "converged")
+    converged_once.set(ONE_USER)

@@ -1,0 +1,63 @@
+"""A run that is killed half-way leaves a host from which the next run converges."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from .site import ROOT, Site
+
+
+
+def kill_during(site: Site, marker: str, delay: float) -> None:
+    """Start a converge, wait for a task whose name holds `marker`, then SIGKILL the whole process group."""
+    env = site.environment(ANSIBLE_STDOUT_CALLBACK="default", PYTHONUNBUFFERED="1")
+    run = subprocess.Popen(
+        site.command("site.yml"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env=env,
+        start_new_session=True,
+    )
+    assert run.stdout is not None
+    seen = []
+    try:
+        for line in run.stdout:
+            seen.append(line)
+            if line.startswith("TASK [") and marker in line:
+                time.sleep(delay)
+                break
+        else:
+            raise AssertionError(f"no task with {marker!r} in its name:\n{''.join(seen)}")
+    finally:
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+
+
+@pytest.mark.parametrize(
+    ("marker", "delay"),
+    [
+        ("apt_signed_source", 0.1),
+        ("packages", 2.0),
+        ("rootless engine", 0.8),
+        ("CDI", 0.5),
+        ("proof", 0.8),
+    ],
+    ids=["source", "packages", "engine", "specs", "proof"],
+)
+def test_next_run_converges(fresh: Site, marker: str, delay: float) -> None:
+    kill_during(fresh, marker, delay)
+    fresh.run().ok()
+    again = fresh.run().ok()
+    assert again.changed == []
+    record = json.loads(fresh.ssh("cat /var/lib/gpulab/proof.json"))
+    assert record["users"]["trainer"]["verdict"] == "pass"
+    leftovers = fresh.login("trainer", "docker ps -aq --filter label=gpulab.probe")
+    assert leftovers.strip() == ""

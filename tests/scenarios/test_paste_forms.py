@@ -1,0 +1,92 @@
+"""What people paste to get a GPU: each form works, or is refused in a way that a person notices.
+
+The worst case is a form that starts a container without a GPU and says nothing (Compose 2.26, `gpus: all`).
+The expectations here are the table in docs/gpu-forms.md.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+
+import pytest
+import yaml
+
+from .conftest import Hosts
+from .site import Site
+
+WORKS = "works"
+REFUSED = "refused"
+SILENT = "silently gives no GPU"
+
+LOOK = (
+    "import os, sys; "
+    "sys.stdout.write('nodes=%d' % len([n for n in os.listdir('/dev') if n[:6] == 'nvidia' and n[6:].isdigit()]))"
+)
+
+# form -> what a person types, and the outcome on each engine
+RUN = [
+    ("--device nvidia.com/gpu=0", {"28.5.2": WORKS, "26.1.5": WORKS}),
+    ("--device nvidia.com/gpu=GPU-12345678-1234-1234-1234-123456780001", {"28.5.2": WORKS, "26.1.5": WORKS}),
+    ("--device nvidia.com/gpu=all", {"28.5.2": WORKS, "26.1.5": WORKS}),
+    ("--gpus all", {"28.5.2": REFUSED, "26.1.5": REFUSED}),
+    ("--gpus 1", {"28.5.2": REFUSED, "26.1.5": REFUSED}),
+    ("--runtime=nvidia -e NVIDIA_VISIBLE_DEVICES=all", {"28.5.2": WORKS, "26.1.5": WORKS}),
+]
+COMPOSE = [
+    (
+        "deploy: {resources: {reservations: {devices: "
+        "[{driver: cdi, device_ids: ['nvidia.com/gpu=0'], capabilities: [gpu]}]}}}",
+        {"28.5.2": WORKS, "26.1.5": WORKS},
+    ),
+    ("devices: ['nvidia.com/gpu=0']", {"28.5.2": WORKS, "26.1.5": REFUSED}),
+    ("gpus: all", {"28.5.2": REFUSED, "26.1.5": SILENT}),
+    (
+        "deploy: {resources: {reservations: {devices: [{driver: nvidia, count: 1, capabilities: [gpu]}]}}}",
+        {"28.5.2": REFUSED, "26.1.5": REFUSED},
+    ),
+    ("{runtime: nvidia, environment: {NVIDIA_VISIBLE_DEVICES: all}}", {"28.5.2": WORKS, "26.1.5": WORKS}),
+]
+
+
+@pytest.fixture(scope="module", params=["28.5.2", "26.1.5"])
+def engine(request: pytest.FixtureRequest, hosts: Hosts) -> Iterator[tuple[str, Site]]:
+    version = str(request.param)
+    site = hosts.site(f"scn-forms{version[:2]}")
+    site.set({"gpulab_users": {"trainer": {"gpus": "all"}}, "rootless_docker_engine_version": version})
+    site.run().ok()
+    yield version, site
+
+
+def outcome(site: Site, command: str) -> tuple[str, str]:
+    """What the person got: a GPU, an error, or (the worst) a container without one."""
+    out = site.login("trainer", f"{{ {command} ; }} 2>&1; echo rc=$?", check=False)
+    if "nodes=" in out:
+        return (SILENT if "nodes=0" in out else WORKS), out
+    return REFUSED, out
+
+
+def image(site: Site) -> str:
+    return site.login("trainer", "docker images -q gpulab/probe").split()[0]
+
+
+@pytest.mark.parametrize(("form", "expected"), RUN, ids=[form for form, _ in RUN])
+def test_docker_run(engine: tuple[str, Site], form: str, expected: dict[str, str]) -> None:
+    version, site = engine
+    got, out = outcome(
+        site, f'docker run --rm --network none {form} --entrypoint /usr/bin/python3 {image(site)} -c "{LOOK}"'
+    )
+    assert got == expected[version], out
+
+
+@pytest.mark.parametrize(("form", "expected"), COMPOSE, ids=[form for form, _ in COMPOSE])
+def test_compose(engine: tuple[str, Site], form: str, expected: dict[str, str]) -> None:
+    version, site = engine
+    service = {"image": image(site), "network_mode": "none", "entrypoint": ["/usr/bin/python3", "-c", LOOK]}
+    project = yaml.safe_dump({"services": {"ask": {**service, **yaml.safe_load(form)}}})
+    folder = "/home/trainer/paste"
+    packed = base64.b64encode(project.encode()).decode()
+    site.login("trainer", f"mkdir -p {folder}; echo {packed} | base64 -d > {folder}/compose.yml")
+    got, out = outcome(site, f"cd {folder}; docker compose up --no-log-prefix")
+    site.login("trainer", f"cd {folder}; docker compose down -t 1", check=False)
+    assert got == expected[version], out
