@@ -63,6 +63,13 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "cause": "The mirror does not carry that version for this distribution, or it could not be reached and apt went on with what it had (apt-get update exits 0 then).",
         "remedy": "Choose a version that is offered, or make the mirror reachable and complete; 'apt-cache policy {package}' shows what the host sees.",
     },
+    "PACKAGE_TOO_OLD": {
+        "layer": "packages",
+        "severity": "error",
+        "title": "A package is older than the oldest version that works",
+        "cause": "The distribution's packages are often that old, or an old version is pinned.",
+        "remedy": "Use the vendor's packages, or set the version variable to a newer version.",
+    },
     "PACKAGE_INSTALL_FAILED": {
         "layer": "packages",
         "severity": "error",
