@@ -276,13 +276,6 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "cause": "The driver is not installed, was not built for the running kernel, is kept out by Secure Boot or a blacklist, or failed to start.",
         "remedy": "Look at 'dkms status', 'modprobe nvidia' and 'dmesg | grep -i nvrm'; then 'systemctl start gpulab-cdi' or run again.",
     },
-    "NVML_LIBRARY_MISSING": {
-        "layer": "driver",
-        "severity": "error",
-        "title": "The driver's management library is not on this host",
-        "cause": "libnvidia-ml.so.1 was not found: only a part of the driver's packages is installed.",
-        "remedy": "Install the driver's user-space libraries in the version of the loaded kernel module (Ubuntu: libnvidia-compute-<branch>).",
-    },
     "GPU_NODES_MISSING": {
         "layer": "driver",
         "severity": "error",
