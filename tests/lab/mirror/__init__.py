@@ -1,0 +1,1 @@
+"""The lab mirror: a signed apt repository with the vendors' package names, made of distribution binaries."""
