@@ -1,0 +1,237 @@
+#!/usr/bin/python
+# Copyright: gpulab.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a host needs once, before anybody's rootless engine: no root engine, delegated cgroups, user namespaces."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: rootless_docker_host
+short_description: Prepare a host for rootless Docker engines
+version_added: 0.1.0
+description:
+  - Refuses a host whose root-owned engine is in use, before anything is changed, or leaves that engine alone.
+  - Otherwise masks C(docker.service), C(docker.socket) and an unused C(containerd.service), so that installing the
+    packages never starts a root-owned engine.
+  - Delegates the cgroup controllers to the users' service managers, without which limits on containers are ignored.
+  - Where AppArmor restricts user namespaces (Ubuntu 24.04) and no profile covers rootlesskit, adds one.
+options:
+  rootful:
+    description: What to do when a root-owned engine is in use.
+    type: str
+    choices: [refuse, keep]
+    default: refuse
+  users:
+    description: Users that must exist, or it is an error before anything is changed.
+    type: list
+    elements: str
+    default: []
+attributes:
+  check_mode:
+    description: Predicts without changing.
+    support: full
+  diff_mode:
+    description: Shows files and the state of units.
+    support: full
+  platform:
+    description: Debian and Ubuntu with systemd.
+    support: full
+    platforms: debian
+author:
+  - gpulab.fleet contributors
+"""
+
+EXAMPLES = r"""
+- name: Prepare the host
+  gpulab.fleet.rootless_docker_host:
+    rootful: refuse
+    users: [trainer]
+"""
+
+RETURN = r"""
+rootful:
+  description: Whether a root-owned engine is in use and was kept.
+  type: bool
+  returned: success
+actions:
+  description: What was done, or would be.
+  type: list
+  elements: str
+  returned: success
+  sample: ["masked docker.service"]
+finding:
+  description: >-
+    Code, cause and remedy of a failure. Codes are ROOTFUL_ENGINE, KUBERNETES_NODE, USER_MISSING and USER_IS_ROOT.
+  type: dict
+  returned: failure
+"""
+
+import contextlib
+import json
+import pwd
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.gpulab.fleet.plugins.module_utils._docker_api import container_names, get
+from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.gpulab.fleet.plugins.module_utils._files import write_atomic
+from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from_error, message
+
+DOCKER_UNITS = ("docker.service", "docker.socket")
+UNITS = (*DOCKER_UNITS, "containerd.service", "kubelet.service")
+SOCKET = "/run/docker.sock"
+
+DELEGATION = """\
+# Kept by gpulab.fleet: without these, memory and CPU limits of rootless containers are silently ignored.
+[Service]
+Delegate=cpu cpuset io memory pids
+"""
+
+APPARMOR_PROFILE = """\
+# Kept by gpulab.fleet: lets rootlesskit make user namespaces where AppArmor restricts them.
+abi <abi/4.0>,
+include <tunables/global>
+
+profile gpulab-rootlesskit /usr/bin/rootlesskit flags=(unconfined) {
+  userns,
+}
+"""
+
+
+def parse_show(text: str) -> dict[str, dict[str, str]]:
+    """The units of `systemctl show`, by their Id."""
+    units = [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in text.split("\n\n")]
+    return {unit["Id"]: unit for unit in units if "Id" in unit}
+
+
+def in_use(unit: dict[str, str]) -> bool:
+    """Whether a unit runs now or would run after the next boot."""
+    return unit.get("ActiveState") in ("active", "activating", "reloading") or unit.get("UnitFileState") == "enabled"
+
+
+def to_mask(units: dict[str, dict[str, str]]) -> list[str]:
+    """The units of a root-owned engine that could still be started; containerd only when nobody uses it."""
+    candidates = [*DOCKER_UNITS, "containerd.service"]
+    return [name for name in candidates if units[name].get("LoadState") != "masked" and not in_use(units[name])]
+
+
+class Host:
+    """Reads the host, refuses what must not be touched, changes what differs."""
+
+    def __init__(self, module: AnsibleModule, root: Path = Path("/")) -> None:
+        self.module = module
+        self.root = root
+        self.actions: list[str] = []
+        self.diff: list[dict[str, str]] = []
+
+    def systemctl(self, *arguments: str) -> str:
+        return str(self.module.run_command(["systemctl", *arguments], check_rc=True)[1])
+
+    def converge(self) -> dict[str, Any]:
+        self.check_users()
+        units = parse_show(self.systemctl("show", "--property=Id,LoadState,ActiveState,UnitFileState", *UNITS))
+        rootful = any(in_use(units[name]) for name in DOCKER_UNITS)
+        if rootful and self.module.params["rootful"] == "refuse":
+            self.refuse(units)
+        if not rootful and units["kubelet.service"].get("ActiveState") == "active":
+            raise FleetError("KUBERNETES_NODE", "kubelet.service is active")
+        # An engine that is kept needs its containerd as well: leave all three.
+        masks = [] if rootful else to_mask(units)
+        reload = self.put("etc/systemd/system/user@.service.d/gpulab-delegate.conf", DELEGATION)
+        profile = "etc/apparmor.d/gpulab-rootlesskit"
+        if self.needs_profile() and self.put(profile, APPARMOR_PROFILE):
+            self.act("loaded the AppArmor profile", ["apparmor_parser", "-r", str(self.root / profile)])
+        if masks:
+            self.act(f"masked {', '.join(masks)}", ["systemctl", "mask", *masks])
+            states = {name: units[name].get("UnitFileState") or "absent" for name in masks}
+            self.diff.append(
+                {
+                    "before": "".join(f"{name} {state}\n" for name, state in states.items()),
+                    "after": "".join(f"{name} masked\n" for name in masks),
+                }
+            )
+        if reload:
+            self.act("reloaded systemd", ["systemctl", "daemon-reload"])
+        return {"changed": bool(self.actions), "actions": self.actions, "diff": self.diff, "rootful": rootful}
+
+    def check_users(self) -> None:
+        for user in self.module.params["users"]:
+            try:
+                entry = pwd.getpwnam(user)
+            except KeyError as error:
+                raise FleetError("USER_MISSING", user) from error
+            if entry.pw_uid == 0:
+                raise FleetError("USER_IS_ROOT", user)
+
+    def refuse(self, units: dict[str, dict[str, str]]) -> None:
+        """Fail, saying what would be lost: the containers and where the data lies."""
+        using = [f"{name} is {units[name].get('ActiveState')}" for name in DOCKER_UNITS if in_use(units[name])]
+        data_root = self.configured_data_root()
+        containers = "it is not running"
+        if units["docker.service"].get("ActiveState") == "active":
+            containers = "it does not answer"
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                data_root = get(str(self.root / SOCKET.lstrip("/")), "/info")["DockerRootDir"]
+                names = container_names(str(self.root / SOCKET.lstrip("/")), everything=True)
+                containers = f"containers: {', '.join(names) or 'none'}"
+        error = FleetError("ROOTFUL_ENGINE", f"{'; '.join(using)}; {containers}; data root {data_root}")
+        found = from_error(error, data_root=data_root)
+        self.module.fail_json(msg=message(found), finding=found)
+
+    def configured_data_root(self) -> str:
+        with contextlib.suppress(OSError, ValueError):
+            settings = json.loads((self.root / "etc/docker/daemon.json").read_text(encoding="utf-8"))
+            return str(settings.get("data-root", "/var/lib/docker"))
+        return "/var/lib/docker"
+
+    def needs_profile(self) -> bool:
+        """Whether AppArmor restricts user namespaces and no profile but ours lets rootlesskit have them."""
+        with contextlib.suppress(OSError):
+            switch = self.root / "proc/sys/kernel/apparmor_restrict_unprivileged_userns"
+            if switch.read_text(encoding="ascii").strip() == "0":
+                return False
+            profiles = [p for p in (self.root / "etc/apparmor.d").iterdir() if p.is_file()]
+            return not any(
+                "/usr/bin/rootlesskit" in p.read_text(encoding="utf-8", errors="replace")
+                for p in profiles
+                if p.name != "gpulab-rootlesskit"
+            )
+        return False
+
+    def put(self, name: str, text: str) -> bool:
+        """Write a file when it differs; says whether it did."""
+        path = self.root / name
+        before = path.read_text(encoding="utf-8") if path.is_file() else ""
+        if before == text:
+            return False
+        if not self.module.check_mode:
+            write_atomic(path, text.encode(), 0o644)
+        self.actions.append(f"wrote {path}")
+        self.diff.append({"before_header": str(path), "after_header": str(path), "before": before, "after": text})
+        return True
+
+    def act(self, action: str, command: list[str]) -> None:
+        if not self.module.check_mode:
+            self.module.run_command(command, check_rc=True)
+        self.actions.append(action)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "rootful": {"type": "str", "choices": ["refuse", "keep"], "default": "refuse"},
+            "users": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        result = Host(module).converge()
+    except FleetError as error:
+        found = from_error(error, user=error.detail)
+        module.fail_json(msg=message(found), finding=found)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+#!/usr/bin/python
+# Copyright: gpulab.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""One user's rootless Docker engine."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: rootless_docker_user
+short_description: A user's rootless Docker engine, running and enabled
+version_added: 0.1.0
+description:
+  - Sees to one user's lingering service manager, C(daemon.json), systemd user unit and CLI context, and to a running
+    engine. Reads everything first and acts on what differs.
+  - C(daemon.json) is merged. Keys that somebody else put there stay; keys that an earlier run put there and that are no
+    longer asked for are taken out again. The result is judged by C(dockerd --validate) before it lands.
+  - An engine is never restarted while it has running containers. RV(restart_pending) is true then.
+  - A unit that somebody else wrote is replaced; the old text stays beside it as C(docker.service.before-gpulab).
+  - Runs as root and does whatever concerns the home as the user.
+options:
+  name:
+    description: The user.
+    type: str
+    required: true
+  daemon:
+    description: Options for C(daemon.json) in Docker's own spelling. Objects are merged, lists replace.
+    type: dict
+    default: {}
+  cdi_spec_dir:
+    description: Folder with the CDI specs of this user, which need not exist yet. Turns the engine's CDI feature on.
+    type: path
+  state:
+    description: The engine is set up and running.
+    type: str
+    choices: [present]
+    default: present
+attributes:
+  check_mode:
+    description: Predicts without changing, also for a user who does not exist yet and without packages.
+    support: full
+  diff_mode:
+    description: Shows C(daemon.json) and the unit; never the CLI's configuration, which may hold credentials.
+    support: full
+  platform:
+    description: Debian and Ubuntu with systemd.
+    support: full
+    platforms: debian
+author:
+  - gpulab.fleet contributors
+"""
+
+EXAMPLES = r"""
+- name: Give trainer an engine
+  gpulab.fleet.rootless_docker_user:
+    name: trainer
+    daemon:
+      data-root: /scratch/trainer/docker
+    cdi_spec_dir: /var/lib/gpulab/cdi/trainer
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, or would be.
+  type: list
+  elements: str
+  returned: success
+  sample: ["wrote /home/trainer/.config/docker/daemon.json", "restarted docker.service"]
+engine:
+  description: What the engine says of itself; empty where check mode finds none.
+  type: dict
+  returned: success
+  sample:
+    version: 28.5.2
+    api_version: "1.51"
+    socket: /run/user/1000/docker.sock
+    data_root: /home/trainer/.local/share/docker
+    cgroup_driver: systemd
+    storage_driver: overlay2
+restart_pending:
+  description: The engine runs with older settings or programs than are installed, and containers are running.
+  type: bool
+  returned: success
+findings:
+  description: Warnings and information (ENGINE_RESTART_PENDING, ENGINE_BELOW_RECOMMENDED).
+  type: list
+  elements: dict
+  returned: success
+finding:
+  description: >-
+    Code, cause and remedy of a failure. Codes are USER_MISSING, USER_IS_ROOT, HOME_UNUSABLE, USER_MANAGER_DOWN,
+    SUBID_MISSING, ENGINE_MISSING, ENGINE_TOO_OLD, ENGINE_START_FAILED, ENGINE_UNRESPONSIVE, DAEMON_JSON_INVALID,
+    DAEMON_JSON_REJECTED, DAEMON_JSON_TYPO, DATA_ROOT_NETWORK_FS and CLI_CONFIG_INVALID.
+  type: dict
+  returned: failure
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.gpulab.fleet.plugins.module_utils._apt import below
+from ansible_collections.gpulab.fleet.plugins.module_utils._daemon_json import FLAG_SPELLINGS
+from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding, from_error, message
+from ansible_collections.gpulab.fleet.plugins.module_utils._rootless_engine import Engine, parse_properties
+from ansible_collections.gpulab.fleet.plugins.module_utils._subid import COUNT, of_user, parse
+from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account, account, as_user
+
+OLDEST = "26.1"
+RECOMMENDED = "28.2"
+START_SCRIPTS = ("/usr/bin/dockerd-rootless.sh", "/usr/share/docker.io/contrib/dockerd-rootless.sh")
+
+
+class RootlessUser:
+    """The root part: what the user cannot do; the rest is Engine's, as the user."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.name = module.params["name"]
+        self.actions: list[str] = []
+
+    def converge(self) -> dict[str, Any]:
+        check = self.module.check_mode
+        try:
+            user = account(self.name)
+        except FleetError as error:
+            if error.code != "USER_MISSING" or not check:
+                raise
+            return self.engine(Account(self.name, -1, -1, Path("/home") / self.name)).converge()
+        if not check:
+            self.refuse_unusable(user)
+        self.linger(user)
+        return as_user(user, self.engine(user).converge)
+
+    def engine(self, user: Account) -> Engine:
+        params = self.module.params
+        return Engine(user, params["daemon"], params["cdi_spec_dir"] or "", self.module.check_mode)
+
+    def refuse_unusable(self, user: Account) -> None:
+        if not user.home.is_dir() or user.home.stat().st_uid != user.uid:
+            raise FleetError("HOME_UNUSABLE", f"{user.home}")
+        for path in (Path("/etc/subuid"), Path("/etc/subgid")):
+            text = path.read_text(encoding="utf-8") if path.exists() else ""
+            ids = sum(r.count for r in of_user(parse(text, str(path)), user.name, user.uid))
+            if ids < COUNT:
+                raise FleetError("SUBID_MISSING", f"{path} gives {user.name} {ids} ids")
+        if not any(os.access(script, os.X_OK) for script in START_SCRIPTS):
+            raise FleetError("ENGINE_MISSING", f"none of {', '.join(START_SCRIPTS)} is there")
+
+    def linger(self, user: Account) -> None:
+        """A service manager that runs without a login and from boot on."""
+        unit = f"user@{user.uid}.service"
+        if not Path(f"/var/lib/systemd/linger/{user.name}").exists():
+            self.actions.append("enabled lingering")
+            self.root("loginctl", "enable-linger", user.name)
+        state = self.state(unit)
+        if state.get("NeedDaemonReload") == "yes":
+            # A drop-in of user@.service (cgroup delegation) that systemd has not read yet.
+            self.actions.append("reloaded systemd")
+            self.root("systemctl", "daemon-reload")
+        if self.module.check_mode:
+            return
+        deadline = time.monotonic() + 15
+        while state.get("ActiveState") != "active":
+            if time.monotonic() > deadline:
+                raise FleetError("USER_MANAGER_DOWN", f"{unit} is {state.get('ActiveState')}")
+            self.root("systemctl", "start", unit)
+            state = self.state(unit)
+
+    def state(self, unit: str) -> dict[str, str]:
+        argv = ["systemctl", "show", "--property=ActiveState,NeedDaemonReload", unit]
+        return parse_properties(self.module.run_command(argv)[1])
+
+    def root(self, *argv: str) -> None:
+        if not self.module.check_mode:
+            self.module.run_command(list(argv), check_rc=True)
+
+    def journal(self) -> str:
+        """The last words of an engine that did not start."""
+        try:
+            uid = account(self.name).uid
+        except FleetError:
+            return ""
+        argv = ["journalctl", "--no-pager", "-o", "cat", "-n", "15", f"_UID={uid}", "_SYSTEMD_USER_UNIT=docker.service"]
+        return str(self.module.run_command(argv)[1]).strip()
+
+
+def judge(result: dict[str, Any], user: str) -> list[dict[str, Any]]:
+    """Findings about an engine that runs; too old a one is an error."""
+    version = result["engine"].get("version", "")
+    if version and below(version, OLDEST):
+        raise FleetError("ENGINE_TOO_OLD", f"{user}'s engine is {version}")
+    findings = []
+    if version and below(version, RECOMMENDED):
+        evidence = f"{user}'s engine is {version}; {RECOMMENDED} or newer is recommended"
+        findings.append(finding("ENGINE_BELOW_RECOMMENDED", evidence))
+    if result["restart_pending"]:
+        findings.append(finding("ENGINE_RESTART_PENDING", "; ".join(result["stale"]), user=user))
+    return findings
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "daemon": {"type": "dict", "default": {}},
+            "cdi_spec_dir": {"type": "path"},
+            "state": {"type": "str", "choices": ["present"], "default": "present"},
+        },
+        supports_check_mode=True,
+    )
+    name = module.params["name"]
+    user = RootlessUser(module)
+    try:
+        result = user.converge()
+        findings = judge(result, name)
+    except FleetError as error:
+        detail = error.detail
+        if error.code == "ENGINE_START_FAILED":
+            detail += f"\n{user.journal()}"
+        wrong = detail.partition(":")[0]
+        found = from_error(
+            FleetError(error.code, detail), user=name, wrong=wrong, right=FLAG_SPELLINGS.get(wrong, ""), home=detail
+        )
+        module.fail_json(msg=message(found), finding=found)
+    for found in findings:
+        if found["severity"] == "warning":
+            module.warn(message(found))
+    actions = [*user.actions, *result.pop("actions")]
+    module.exit_json(changed=bool(actions), actions=actions, findings=findings, **result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+#!/usr/bin/python
+# Copyright: gpulab.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Subordinate ids for users, shared with nobody."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: subid_range
+short_description: Give users subordinate id ranges that never overlap
+version_added: 0.1.0
+description:
+  - Keeps the ranges in C(/etc/subuid) and C(/etc/subgid) that the users have, whatever they are, and appends a free
+    range for those who have too few ids. A range once given is never moved.
+  - A new range lies at 100000 or above, behind every existing range, and contains no id of an account or group.
+  - Refuses before any change when a named user shares ids with somebody else.
+options:
+  users:
+    description: Names of the users. In check mode a user who does not exist yet is predicted for.
+    type: list
+    elements: str
+    required: true
+  count:
+    description: How many ids each user must have in each file.
+    type: int
+    default: 65536
+attributes:
+  check_mode:
+    description: Predicts without changing.
+    support: full
+  diff_mode:
+    description: Shows both files.
+    support: full
+  platform:
+    description: Debian and Ubuntu.
+    support: full
+    platforms: debian
+author:
+  - gpulab.fleet contributors
+"""
+
+EXAMPLES = r"""
+- name: Give users subordinate ids
+  gpulab.fleet.subid_range:
+    users: [trainer, guest]
+"""
+
+RETURN = r"""
+ranges:
+  description: Each user's first range of each kind, the one that container ids from 1 on are mapped to.
+  type: dict
+  returned: success
+  sample: {trainer: {subuid: {start: 100000, count: 65536}, subgid: {start: 100000, count: 65536}}}
+findings:
+  description: Warnings, each with code, cause and remedy (SUBID_COVERS_ACCOUNT).
+  type: list
+  elements: dict
+  returned: success
+finding:
+  description: >-
+    Code, cause and remedy of a failure. Codes are USER_MISSING, SUBID_OVERLAP, SUBID_FILE_INVALID and SUBID_EXHAUSTED.
+  type: dict
+  returned: failure
+"""
+
+import fcntl
+import grp
+import os
+import pwd
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.gpulab.fleet.plugins.module_utils._files import write_atomic
+from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding, from_error, message
+from ansible_collections.gpulab.fleet.plugins.module_utils._subid import (
+    Range,
+    find_free,
+    foreign_overlap,
+    of_user,
+    parse,
+)
+
+KINDS = ("subuid", "subgid")
+
+
+def allot(
+    users: dict[str, int | None], ranges: dict[str, list[Range]], ids: set[int], count: int
+) -> dict[str, list[Range]]:
+    """The ranges to append to each file; a user who lacks both kinds gets the same numbers in both."""
+    added: dict[str, list[Range]] = {kind: [] for kind in KINDS}
+    for user, uid in users.items():
+        lacking = [k for k in KINDS if sum(r.count for r in of_user(ranges[k], user, uid)) < count]
+        everything = [r for k in KINDS for r in [*ranges[k], *added[k]]]
+        if lacking:
+            start = find_free(count, everything, ids)
+            for kind in lacking:
+                added[kind].append(Range(user, start, count))
+    return added
+
+
+def appended(text: str, ranges: list[Range]) -> str:
+    """A file's text with further lines, also when its last line has no end."""
+    if ranges and text and not text.endswith("\n"):
+        text += "\n"
+    return text + "".join(f"{r}\n" for r in ranges)
+
+
+class Ranges:
+    """Reads both files, refuses overlaps, appends what is missing."""
+
+    def __init__(self, module: AnsibleModule, etc: Path = Path("/etc")) -> None:
+        self.module = module
+        self.files = {kind: etc / kind for kind in KINDS}
+        self.users: dict[str, int | None] = {name: self.uid(name) for name in module.params["users"]}
+
+    def uid(self, name: str) -> int | None:
+        try:
+            return pwd.getpwnam(name).pw_uid
+        except KeyError as error:
+            if self.module.check_mode:
+                return None  # to be made by a task before this one
+            raise FleetError("USER_MISSING", name) from error
+
+    def converge(self) -> dict[str, Any]:
+        text = {k: p.read_text(encoding="utf-8") if p.exists() else "" for k, p in self.files.items()}
+        ranges = {k: parse(text[k], str(p)) for k, p in self.files.items()}
+        for kind in KINDS:
+            for user, uid in self.users.items():
+                pair = foreign_overlap(ranges[kind], user, uid)
+                if pair:
+                    error = FleetError("SUBID_OVERLAP", f"{self.files[kind]}: {pair[0]} and {pair[1]}")
+                    found = from_error(error, path=self.files[kind])
+                    self.module.fail_json(msg=message(found), finding=found)
+        accounts = {"subuid": {e.pw_uid: e.pw_name for e in pwd.getpwall()}}
+        accounts["subgid"] = {e.gr_gid: e.gr_name for e in grp.getgrall()}
+        ids = {i for known in accounts.values() for i in known}
+        added = allot(self.users, ranges, ids, self.module.params["count"])
+        after = {k: appended(text[k], added[k]) for k in KINDS}
+        changed = [k for k in KINDS if added[k]]
+        if not self.module.check_mode:
+            for kind in changed:
+                write_atomic(self.files[kind], after[kind].encode(), 0o644)
+        total = {k: [*ranges[k], *added[k]] for k in KINDS}
+        return {
+            "changed": bool(changed),
+            "ranges": {user: {k: self.first(total[k], user) for k in KINDS} for user in self.users},
+            "findings": [f for k in KINDS for f in self.covered(k, ranges[k], accounts[k])],
+            "diff": [
+                {
+                    "before_header": str(self.files[k]),
+                    "after_header": str(self.files[k]),
+                    "before": text[k],
+                    "after": after[k],
+                }
+                for k in changed
+            ],
+        }
+
+    def first(self, ranges: list[Range], user: str) -> dict[str, int]:
+        mine = of_user(ranges, user, self.users[user])[0]
+        return {"start": mine.start, "count": mine.count}
+
+    def covered(self, kind: str, ranges: list[Range], accounts: dict[int, str]) -> list[dict[str, Any]]:
+        """Warnings about existing ranges that contain the id of a real account."""
+        return [
+            finding("SUBID_COVERS_ACCOUNT", f"{self.files[kind]}: {r} contains {accounts[i]} ({i})", user=user)
+            for user, uid in self.users.items()
+            for r in of_user(ranges, user, uid)
+            for i in sorted(accounts)
+            if r.start <= i < r.end
+        ]
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "users": {"type": "list", "elements": "str", "required": True},
+            "count": {"type": "int", "default": 65536},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        # The lock that useradd and its kin take, so that none of them writes in between.
+        lock = os.open("/etc/.pwd.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.lockf(lock, fcntl.LOCK_EX)  # given back when this process ends
+        result = Ranges(module).converge()
+    except FleetError as error:
+        found = from_error(error, user=error.detail, path=error.detail.partition(":")[0])
+        module.fail_json(msg=message(found), finding=found)
+    for found in result["findings"]:
+        module.warn(message(found))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
