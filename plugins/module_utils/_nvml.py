@@ -348,7 +348,7 @@ def describe_status(status: int) -> str:
 
 def read_until(descriptor: int, deadline: float) -> bytes | None:
     """Everything up to the end of the pipe, or None when the deadline comes first."""
-    parts = []
+    parts: list[bytes] = []
     while True:
         ready, _w, _x = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
         if not ready:
