@@ -1,29 +1,20 @@
-"""Debian packages from the archive that this machine is configured with, whatever suite it runs itself.
-
-apt does the work in a folder of its own: the machine's settings (proxy, certificates, credentials) apply, its package
-lists and its cache stay untouched.
-"""
+"""Debian packages from the archive that this machine is configured with, whatever suite it runs itself."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import shutil
-import subprocess
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
+from .. import carry
 from ..settings import LabError
+from ..system import read_json, remove_tree, run, write_json
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 ARCHIVE_VARIABLE = "GPULAB_LAB_ARCHIVE"
 Progress = Callable[[str], None]
-
-
-class MirrorError(LabError):
-    """The mirror cannot be built or served; the text says what a person can do about it."""
 
 
 @dataclass(frozen=True)
@@ -42,86 +33,62 @@ class Package:
         return without_epoch.split("-")[0].split("+")[0].split("~")[0]
 
 
-def run(argv: list[str], **options: object) -> str:
-    """Run a command; its own words are the error."""
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
-    if done.returncode:
-        raise MirrorError(f"{' '.join(argv[:2])} failed ({done.returncode}): {(done.stderr or done.stdout).strip()}")
-    return str(done.stdout)
-
-
 def archive_uri() -> str:
-    """The Debian archive that apt on this machine uses."""
-    if named := os.environ.get(ARCHIVE_VARIABLE):
-        return named
-    release = dict(
-        line.split("=", 1) for line in Path("/etc/os-release").read_text(encoding="utf-8").splitlines() if "=" in line
-    )
-    if release.get("ID", "").strip('"') == "debian":
-        own_suite = release.get("VERSION_CODENAME", "").strip('"')
-        wanted = "$(RELEASE) $(COMPONENT) $(SITE)"
-        targets = run(["apt-get", "indextargets", "--format", wanted, "Created-By: Packages"])
-        for line in targets.splitlines():
-            suite, component, site = line.split(" ", 2)
-            if (suite, component) == (own_suite, "main"):
-                return site
-    raise MirrorError(
-        f"apt on this machine names no Debian archive: set {ARCHIVE_VARIABLE} to one, such as your Debian mirror's URL"
-    )
+    """The Debian archive that apt on this machine uses, or the one that was named."""
+    found = os.environ.get(ARCHIVE_VARIABLE) or carry.mirror()
+    if not found:
+        raise LabError(f"apt on this machine knows no Debian archive: set {ARCHIVE_VARIABLE} to the URL of one")
+    return found
 
 
 def fetch(suite: str, names: Iterable[str], folder: Path, progress: Progress, refresh: bool = False) -> list[Package]:
     """The suite's packages by name, downloaded once: a second call reads the folder and asks no network."""
     names = sorted(names)
-    kept = folder / "packages.json"
-    if not refresh and kept.exists():
-        packages = [Package(**{**p, "path": folder / p["path"]}) for p in json.loads(kept.read_text(encoding="utf-8"))]
+    kept = read_json(folder / "packages.json")
+    if kept and not refresh:
+        packages = [Package(name, version, sha256, folder / file) for name, version, sha256, file in kept]
         if [p.name for p in packages] == names and all(p.path.exists() for p in packages):
             return packages
     progress(f"downloading {len(names)} packages of Debian {suite}")
-    shutil.rmtree(folder, ignore_errors=True)
-    apt = folder / "apt"
-    environment = _apt_folder(apt, suite)
-    run(["apt-get", "update", "-q"], env=environment)
-    run(["apt-get", "download", "-q", *names], cwd=folder, env=environment)
-    shutil.rmtree(apt)
+    remove_tree(folder)
+    folder.mkdir(parents=True)
+    settings = _apt_settings(folder / "apt", suite)
+    apt = ["env", f"--chdir={folder}", "LC_ALL=C", "apt-get", f"--config-file={settings}", "--quiet"]
+    run([*apt, "update"])
+    run([*apt, "download", *names])
+    remove_tree(folder / "apt")
     packages = sorted((_describe(path) for path in folder.glob("*.deb")), key=lambda p: p.name)
     if [p.name for p in packages] != names:
-        raise MirrorError(f"asked Debian {suite} for {' '.join(names)}, got {' '.join(p.name for p in packages)}")
-    written = [{**asdict(p), "path": p.path.name} for p in packages]
-    kept.write_text(json.dumps(written, indent=1), encoding="utf-8")
+        raise LabError(f"asked Debian {suite} for {' '.join(names)}, got {' '.join(p.name for p in packages)}")
+    write_json(folder / "packages.json", [(p.name, p.version, p.sha256, p.path.name) for p in packages])
     return packages
 
 
-def _apt_folder(apt: Path, suite: str) -> dict[str, str]:
-    """An apt set-up that knows this suite only; returns the environment that makes apt use it."""
-    for part in ("lists/partial", "cache/archives/partial", "sources", "conf", "none"):
+def _apt_settings(apt: Path, suite: str) -> Path:
+    """An apt that knows this suite only, and works in a folder of its own.
+
+    The file is read after the machine's own settings: proxy, certificates and credentials apply, its lists, its cache
+    and its hooks are out of play.
+    """
+    for part in ("lists/partial", "cache/archives/partial", "sources", "none"):
         (apt / part).mkdir(parents=True)
     (apt / "status").touch()
-    (apt / "sources" / "debian.sources").write_text(
+    (apt / "sources/debian.sources").write_text(
         f"Types: deb\nURIs: {archive_uri()}\nSuites: {suite}\nComponents: main\nSigned-By: {KEYRING}\n",
         encoding="utf-8",
     )
-    for setting in Path("/etc/apt/apt.conf.d").glob("*"):
-        if setting.is_file():
-            shutil.copy(setting, apt / "conf" / setting.name)
-    # Last in order: hooks of the machine (cache cleaning, desktop notices) have no business here, and root needs no
-    # unprivileged downloader in a folder that only root may write.
-    (apt / "conf" / "zz-lab").write_text(
+    settings = apt / "apt.conf"
+    settings.write_text(
+        f'Dir::Etc::SourceList "{apt}/none/list";\nDir::Etc::SourceParts "{apt}/sources";\n'
+        f'Dir::Etc::Preferences "{apt}/none/preferences";\nDir::Etc::PreferencesParts "{apt}/none";\n'
+        f'Dir::State "{apt}";\nDir::State::status "{apt}/status";\nDir::Cache "{apt}/cache";\n'
         "#clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n"
         'APT::Sandbox::User "root";\nAcquire::Languages "none";\n',
         encoding="utf-8",
     )
-    (apt / "apt.conf").write_text(
-        f'Dir::Etc::Parts "{apt}/conf";\n'
-        f'Dir::Etc::SourceList "{apt}/none/list";\nDir::Etc::SourceParts "{apt}/sources";\n'
-        f'Dir::Etc::Preferences "{apt}/none/preferences";\nDir::Etc::PreferencesParts "{apt}/none";\n'
-        f'Dir::State "{apt}";\nDir::State::status "{apt}/status";\nDir::Cache "{apt}/cache";\n',
-        encoding="utf-8",
-    )
-    return {**os.environ, "APT_CONFIG": str(apt / "apt.conf"), "LC_ALL": "C"}
+    return settings
 
 
 def _describe(path: Path) -> Package:
-    name, version = run(["dpkg-deb", "--show", "--showformat", "${Package} ${Version}", str(path)]).split()
+    name, version = run(["dpkg-deb", "--show", "--showformat", "${Package} ${Version}", path]).stdout.split()
     return Package(name, version, hashlib.sha256(path.read_bytes()).hexdigest(), path)

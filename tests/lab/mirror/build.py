@@ -2,32 +2,29 @@
 
 <cache>/mirror/archive/SUITE/    Debian's packages as downloaded
 <cache>/mirror/gnupg/            the signing keys
-<cache>/mirror/engine-HASH/      Docker's repositories     (built anew only when what they are made of changes)
-<cache>/mirror/toolkit-HASH/     NVIDIA's repository
+<cache>/mirror/docker-HASH/      Docker's repositories   (built anew only when what they are made of changes)
+<cache>/mirror/nvidia-HASH/      NVIDIA's repository
 <cache>/mirror/site/             links to the two: what is served
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from . import archive, deb, engine, repository
-from .archive import MirrorError, Package, Progress
+from ..settings import LabError
+from ..system import lock, remove_tree
+from . import archive, deb, docker, recipes, repository
+from .archive import Package, Progress
 from .keys import Keys, opened
 
-HERE = Path(__file__).parent
-TOOLS = {
+# What is needed of this machine -> the Debian package that brings it.
+NEEDS = {
     "apt-get": "apt",
     "dpkg-deb": "dpkg",
     "gpg": "gpg",
@@ -37,55 +34,31 @@ TOOLS = {
 }
 
 
-@dataclass(frozen=True)
-class Suite:
-    """A suite of a vendor repository and how its package versions end."""
-
-    distribution: str
-    release: str
-    codename: str
-
-    @property
-    def ending(self) -> str:
-        return f"-1~{self.distribution}.{self.release}~{self.codename}"
-
-
-SUITES = (
-    Suite("ubuntu", "22.04", "jammy"),
-    Suite("ubuntu", "24.04", "noble"),
-    Suite("debian", "12", "bookworm"),
-    Suite("debian", "13", "trixie"),
-)
-
-
-def missing_tools() -> list[str]:
+def missing() -> list[str]:
     """What this machine lacks, as Debian package names."""
-    return [package for tool, package in TOOLS.items() if not shutil.which(tool) and not Path(tool).exists()]
+    return [package for what, package in NEEDS.items() if not shutil.which(what) and not Path(what).exists()]
 
 
 def build(cache: Path, progress: Progress = lambda line: None, refresh: bool = False) -> Path:
     """The root of what is served; built when it is not there, or with `refresh` from newly downloaded packages."""
-    if missing := missing_tools():
-        raise MirrorError(f"the mirror needs: apt-get install --no-install-recommends {' '.join(missing)}")
+    if lacking := missing():
+        raise LabError(f"the mirror needs: apt-get install --no-install-recommends {' '.join(lacking)}")
     base = cache / "mirror"
-    base.mkdir(parents=True, exist_ok=True)
-    with _locked(base / "lock"), opened(base / "gnupg") as keys:
-        engines = _engine_sources(base, progress, refresh)
-        code = _code_hash() + keys.good
-        engine_key = _hash(code, *(p.sha256 for packages in engines.values() for p in packages))
-        docker = _once(base / f"engine-{engine_key}", lambda at: _build_engines(at, engines, keys, progress))
-        toolkit_debs = toolkit_packages(cache)
-        toolkit_key = _hash(code, *(_hash(p.name, p.read_bytes()) for p in toolkit_debs))
-        nvidia = _once(base / f"toolkit-{toolkit_key}", lambda at: _build_toolkit(at, toolkit_debs, keys, progress))
+    with lock(base / "lock"), opened(base / "gnupg") as keys:
+        sources = _sources(base / "archive", progress, refresh)
+        ingredients = _hash(keys.good, _code(), *(p.sha256 for packages in sources.values() for p in packages))
+        docker_root = _once(base / f"docker-{ingredients}", lambda root: docker.build(root, sources, keys, progress))
+        toolkit = toolkit_packages(cache)
+        ingredients = _hash(keys.good, _code(), *(part for p in toolkit for part in (p.name, p.read_bytes())))
+        nvidia_root = _once(base / f"nvidia-{ingredients}", lambda root: _build_nvidia(root, toolkit, keys, progress))
         site = base / "site"
         site.mkdir(exist_ok=True)
-        _link(site / "docker", docker / "docker")
-        _link(site / "desktop", docker / "desktop")
-        _link(site / "versions.json", docker / "versions.json")
-        _link(site / "libnvidia-container", nvidia / "libnvidia-container")
-        for stale in [*base.glob("engine-*"), *base.glob("toolkit-*")]:
-            if stale not in (docker, nvidia):
-                shutil.rmtree(stale)
+        for name in ("docker", "desktop", "about.json"):
+            _link(site / name, docker_root / name)
+        _link(site / "libnvidia-container", nvidia_root / "libnvidia-container")
+        for stale in base.glob("*-*"):
+            if stale not in (docker_root, nvidia_root):
+                remove_tree(stale)
         return site
 
 
@@ -99,152 +72,49 @@ def toolkit_packages(cache: Path) -> list[Path]:
     return packages
 
 
-def fingerprint(cache: Path) -> str:
-    """The fingerprint of the key that signs."""
-    with opened(cache / "mirror" / "gnupg") as keys:
-        return keys.good
+def _sources(folder: Path, progress: Progress, refresh: bool) -> dict[str, list[Package]]:
+    wanted = dict.fromkeys(recipes.ENGINE_SUITES, recipes.SOURCES) | {recipes.COMMON_SUITE: recipes.COMMON_SOURCES}
+    return {suite: archive.fetch(suite, names, folder / suite, progress, refresh) for suite, names in wanted.items()}
 
 
-def _engine_sources(base: Path, progress: Progress, refresh: bool) -> dict[str, list[Package]]:
-    wanted = dict.fromkeys(engine.ENGINE_SUITES, engine.SOURCES) | {engine.COMMON_SUITE: engine.COMMON_SOURCES}
-    return {
-        suite: archive.fetch(suite, names, base / "archive" / suite, progress, refresh)
-        for suite, names in wanted.items()
-    }
-
-
-def _build_engines(root: Path, sources: dict[str, list[Package]], keys: Keys, progress: Progress) -> None:
-    """Docker's repositories: every suite offers every engine."""
-    common = _unpack(sources[engine.COMMON_SUITE], root / "unpacked" / "common")
-    offers: dict[Suite, list[repository.Offer]] = {suite: [] for suite in SUITES}
-    versions = {}
-    for debian_suite in engine.ENGINE_SUITES:
-        packages = {p.name: p for p in sources[debian_suite]}
-        number = packages["docker.io"].upstream
-        progress(f"packing Docker {number} from Debian {debian_suite}")
-        unpacked = _unpack(sources[debian_suite], root / "unpacked" / debian_suite)
-        _check_binary(unpacked / "usr/sbin/dockerd", number)
-        recipes = engine.recipes(int(number.split(".")[0]))
-        versions[number] = {name: packages[source].upstream for name, source in engine.VERSION_OF.items()}
-        payloads = _compress_all(recipes, [unpacked, common], root / "trees" / debian_suite)
-        for suite in SUITES:
-            for name, recipe in recipes.items():
-                epoch = "5:" if engine.VERSION_OF[name] == "docker.io" else ""
-                version = versions[number][name] + suite.ending
-                path = _suite_folder(root, suite) / "pool/stable" / _architecture() / _file_name(name, version)
-                offers[suite].append(_offer(path, name, epoch + version, recipe, payloads[name]))
-        shutil.rmtree(root / "trees")
-    desktop = root / "desktop" / f"docker-desktop-{_architecture()}.deb"
-    payload = _compress_all({"docker-desktop": engine.DESKTOP}, [], root / "trees")["docker-desktop"]
-    _offer(desktop, "docker-desktop", engine.DESKTOP_VERSION, engine.DESKTOP, payload)
-    shutil.rmtree(root / "trees")
-    shutil.rmtree(root / "unpacked")
-    progress(f"signing {len(SUITES)} suites")
-    for suite, offered in offers.items():
-        folder = _suite_folder(root, suite)
-        top = folder.parent.parent
-        repository.write_indexes(folder, folder / "stable" / f"binary-{_architecture()}", top, offered)
-        fields = {"Origin": "Docker", "Label": "Docker CE", "Suite": suite.codename, "Codename": suite.codename}
-        repository.sign(folder, {**fields, "Architectures": _architecture(), "Components": "stable"}, keys)
-        repository.publish_key(top / "gpg", keys)
-    (root / "versions.json").write_text(json.dumps(versions, indent=1), encoding="utf-8")
-
-
-def _build_toolkit(root: Path, packages: list[Path], keys: Keys, progress: Progress) -> None:
+def _build_nvidia(root: Path, packages: list[Path], keys: Keys, progress: Progress) -> None:
     """NVIDIA's repository: flat, one folder an architecture."""
-    progress(f"signing the toolkit repository ({len(packages)} packages)")
-    folder = root / "libnvidia-container/stable/deb" / _architecture()
+    progress(f"signing NVIDIA's repository ({len(packages)} packages)")
+    folder = root / "libnvidia-container/stable/deb" / deb.architecture()
     folder.mkdir(parents=True)
     copies = [Path(shutil.copy(package, folder / package.name)) for package in packages]
-    repository.write_indexes(folder, folder, folder, [repository.Offer.of(copy) for copy in copies])
-    fields = {"Origin": "nvidia.github.io/libnvidia-container", "Label": "NVIDIA CORPORATION"}
-    repository.sign(folder, {**fields, "Architectures": _architecture()}, keys)
+    repository.write_index(folder, folder, [repository.Offer.of(copy) for copy in copies])
+    names = {"Origin": "nvidia.github.io/libnvidia-container", "Label": "NVIDIA CORPORATION"}
+    repository.sign(folder, {**names, "Architectures": deb.architecture()}, keys)
     repository.publish_key(root / "libnvidia-container/gpgkey", keys)
-
-
-def _offer(path: Path, name: str, version: str, recipe: engine.Recipe, payload: deb.Payload) -> repository.Offer:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fields = {
-        "Package": name,
-        "Version": version,
-        "Architecture": _architecture(),
-        "Maintainer": "gpulab.fleet lab <lab@lab.example>",
-        "Section": "admin",
-        "Priority": "optional",
-        **recipe.fields,
-        "Description": f"{recipe.summary}\n Made of Debian's binaries for the tests of gpulab.fleet.",
-    }
-    deb.write(path, fields, engine.scripts(recipe), list(recipe.conffiles), payload)
-    return repository.Offer.of(path)
-
-
-def _compress_all(recipes: dict[str, engine.Recipe], unpacked: list[Path], trees: Path) -> dict[str, deb.Payload]:
-    def one(name: str) -> deb.Payload:
-        (trees / name).mkdir(parents=True)
-        engine.lay_out(recipes[name], unpacked, trees / name)
-        return deb.compress(trees / name)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(recipes, pool.map(one, recipes), strict=True))
-
-
-def _unpack(packages: list[Package], into: Path) -> Path:
-    into.mkdir(parents=True)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda p: archive.run(["dpkg-deb", "--extract", str(p.path), str(into)]), packages))
-    return into
-
-
-def _check_binary(dockerd: Path, number: str) -> None:
-    """The version in the package's name must be the one that the binary has."""
-    said = archive.run([str(dockerd), "--version"])
-    if not said.startswith(f"Docker version {number}"):
-        raise MirrorError(f"the package says Docker {number}, its dockerd says {said.strip()!r}")
-
-
-def _suite_folder(root: Path, suite: Suite) -> Path:
-    return root / "docker/linux" / suite.distribution / "dists" / suite.codename
-
-
-def _file_name(name: str, version: str) -> str:
-    return f"{name}_{version}_{_architecture()}.deb"
-
-
-def _architecture() -> str:
-    return archive.run(["dpkg", "--print-architecture"]).strip()
 
 
 def _once(folder: Path, make: Callable[[Path], None]) -> Path:
     """A folder that is either complete or not there."""
     if not folder.exists():
         scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix="building-"))
+        scratch.chmod(0o755)
         try:
-            scratch.chmod(0o755)
             make(scratch)
             scratch.rename(folder)
         except BaseException:
-            shutil.rmtree(scratch, ignore_errors=True)
+            remove_tree(scratch)
             raise
     return folder
 
 
 def _link(link: Path, target: Path) -> None:
+    """Point a link elsewhere; a request finds the old target or the new one."""
     fresh = link.with_name(f".{link.name}")
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(os.path.relpath(target, link.parent))
     fresh.rename(link)
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _code_hash() -> str:
+def _code() -> bytes:
     """The modules that decide what the repositories hold."""
-    return _hash(*((HERE / f"{name}.py").read_bytes() for name in ("build", "deb", "engine", "repository")))
+    names = ("build", "deb", "docker", "keys", "recipes", "repository")
+    return b"".join(Path(__file__).with_name(f"{name}.py").read_bytes() for name in names)
 
 
 def _hash(*parts: str | bytes) -> str:

@@ -7,9 +7,8 @@ import json
 import sys
 from typing import Any
 
-from ..settings import say
+from ..settings import LabError
 from . import control
-from .archive import MirrorError
 from .server import MODES
 
 
@@ -29,7 +28,7 @@ def main(argv: list[str]) -> int:
     chosen = parser.parse_args(argv)
     try:
         if chosen.command == "up":
-            _show(control.up(say, chosen.refresh), chosen.json)
+            _show(control.up(refresh=chosen.refresh), chosen.json)
         elif chosen.command == "down":
             print("mirror stopped" if control.down() else "mirror was not running")
         elif chosen.command == "status":
@@ -40,7 +39,7 @@ def main(argv: list[str]) -> int:
         else:
             control.mend()
             print("mirror mended")
-    except MirrorError as error:
+    except LabError as error:
         print(f"lab mirror: {error}", file=sys.stderr)
         return 1
     return 0

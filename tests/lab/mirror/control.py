@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
-import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .. import settings
+from ..settings import LabError, say
+from ..system import lock, process_runs, read_json, send
 from . import build
-from .archive import MirrorError, Progress
+from .archive import Progress
 from .server import MODES
 
 PORT = 8077
@@ -26,21 +24,16 @@ CLOSED_PORT = 8078
 SERVER = Path(__file__).with_name("server.py")
 
 
-def cache_folder() -> Path:
-    """What may be thrown away and made again."""
-    return settings.CACHE
-
-
 def state_folder() -> Path:
     """What belongs to the server that runs now."""
     return settings.STATE / "mirror"
 
 
-def up(progress: Progress = lambda line: None, refresh: bool = False) -> dict[str, Any]:
+def up(progress: Progress = say, refresh: bool = False) -> dict[str, Any]:
     """Build what is not built yet and serve it; nothing happens where it is served already."""
-    site = build.build(cache_folder(), progress, refresh)
-    with _locked():
-        if (state_folder() / "program").exists() and _program() != _kept("program"):
+    site = build.build(settings.CACHE, progress, refresh)
+    with lock(state_folder() / "lock"):
+        if _kept("program") != _program(site):
             _stop()
         if not _pid():
             _start(site)
@@ -49,23 +42,25 @@ def up(progress: Progress = lambda line: None, refresh: bool = False) -> dict[st
 
 def down() -> bool:
     """Stop serving; what was built stays. True where a server was running."""
-    with _locked():
+    if not state_folder().exists():
+        return False
+    with lock(state_folder() / "lock"):
         return _stop()
 
 
 def status() -> dict[str, Any]:
     """Address, key and versions, whether it answers, and how it is broken."""
-    versions = cache_folder() / "mirror/site/versions.json"
-    built = versions.exists()
+    built = read_json(settings.CACHE / "mirror/site/about.json") or {}
     url = f"http://{settings.GATEWAY}:{PORT}"
+    pid = _pid()
     return {
-        "running": _pid() is not None,
-        "pid": _pid(),
+        "running": pid is not None,
+        "pid": pid,
         "url": url,
         "closed_url": f"http://{settings.GATEWAY}:{CLOSED_PORT}",
         "desktop_url": f"{url}/desktop/docker-desktop-amd64.deb",
-        "fingerprint": build.fingerprint(cache_folder()) if built else None,
-        "versions": json.loads(versions.read_text(encoding="utf-8")) if built else {},
+        "fingerprint": built.get("fingerprint"),
+        "versions": built.get("versions", {}),
         "broken": _kept("mode") or None,
         "modes": MODES,
         "log": str(state_folder() / "log"),
@@ -75,7 +70,7 @@ def status() -> dict[str, Any]:
 def break_(mode: str) -> None:
     """Break every request in one way, until mend(). Tests that run side by side use /broken/MODE/ in their URL."""
     if mode not in MODES:
-        raise MirrorError(f"no such mode: {mode}; there are {', '.join(MODES)}")
+        raise LabError(f"no such mode: {mode}; there are {', '.join(MODES)}")
     state_folder().mkdir(parents=True, exist_ok=True)
     (state_folder() / "mode").write_text(f"{mode}\n", encoding="utf-8")
 
@@ -88,68 +83,53 @@ def mend() -> None:
 def _start(site: Path) -> None:
     state = state_folder()
     (state / "pid").unlink(missing_ok=True)
-    with (state / "log").open("a") as log:
+    log_file = state / "log"
+    with log_file.open("a") as log:
         server = subprocess.Popen(
-            [sys.executable, "-u", str(SERVER), str(site), str(state), settings.GATEWAY, str(PORT)],
+            [sys.executable, str(SERVER), str(site), str(state), settings.GATEWAY, str(PORT)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
             cwd="/",
         )
-    for _ in range(100):
+    while server.poll() is None:
         if (state / "pid").exists():
-            (state / "program").write_text(_program(), encoding="utf-8")
+            (state / "program").write_text(_program(site), encoding="utf-8")
             return
-        if server.poll() is not None:
-            break
-        time.sleep(0.05)
-    log_file = state / "log"
-    raise MirrorError(f"the mirror's server did not start, its log {log_file} ends with: {_last_line(log_file)}")
+        time.sleep(0.02)
+    last = (log_file.read_text(encoding="utf-8").strip().splitlines() or ["nothing"])[-1]
+    raise LabError(f"the mirror's server did not start; its log {log_file} ends with: {last}")
 
 
 def _stop() -> bool:
     pid = _pid()
     if pid is None:
         return False
-    os.kill(pid, signal.SIGTERM)
-    for _ in range(100):
-        if not _pid():
-            break
-        time.sleep(0.05)
+    send(pid, signal.SIGTERM)
+    deadline = time.monotonic() + 5
+    while _pid() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    send(pid)
     (state_folder() / "pid").unlink(missing_ok=True)
     return True
 
 
 def _pid() -> int | None:
-    """The server's process, if it is alive and is the server (a number may have passed to another process)."""
-    with contextlib.suppress(ValueError, OSError):
+    """The server's process, if it is alive."""
+    with contextlib.suppress(ValueError):
         pid = int(_kept("pid"))
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-        command = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")
-        if stat.rsplit(")", 1)[1].split()[0] != "Z" and str(state_folder()) in command and SERVER.name in command:
+        if process_runs(pid, str(SERVER), str(state_folder())):
             return pid
     return None
 
 
-def _program() -> str:
-    """A server that runs older code is replaced."""
-    return hashlib.sha256(SERVER.read_bytes() + str(cache_folder()).encode()).hexdigest()
+def _program(site: Path) -> str:
+    """A server that runs older code, or serves another folder, is replaced."""
+    return hashlib.sha256(SERVER.read_bytes() + str(site).encode()).hexdigest()
 
 
 def _kept(name: str) -> str:
     with contextlib.suppress(FileNotFoundError):
         return (state_folder() / name).read_text(encoding="utf-8").strip()
     return ""
-
-
-def _last_line(log: Path) -> str:
-    return (log.read_text(encoding="utf-8").strip().splitlines() or ["nothing"])[-1]
-
-
-@contextlib.contextmanager
-def _locked() -> Iterator[None]:
-    state_folder().mkdir(parents=True, exist_ok=True)
-    with (state_folder() / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import io
 import tarfile
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .archive import run
+from ..system import run
 
 EPOCH = 1767225600  # 2026-01-01: the same input gives the same bytes
 
@@ -22,6 +24,12 @@ class Payload:
     data: bytes
     installed_size: int
     md5sums: str
+
+
+@functools.cache
+def architecture() -> str:
+    """What dpkg calls this machine's architecture."""
+    return run(["dpkg", "--print-architecture"]).stdout.strip()
 
 
 def compress(tree: Path) -> Payload:
@@ -37,19 +45,18 @@ def compress(tree: Path) -> Payload:
     )
     with tempfile.TemporaryDirectory(dir=tree.parent) as scratch:
         package = Path(scratch) / "payload.deb"
-        run(
-            ["dpkg-deb", "-Zzstd", "-z3", "--root-owner-group", "--build", str(tree), str(package)],
-            env={"SOURCE_DATE_EPOCH": str(EPOCH), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-        )
+        dpkg_deb = ["env", f"SOURCE_DATE_EPOCH={EPOCH}", "dpkg-deb", "-Zzstd", "-z3", "--root-owner-group"]
+        run([*dpkg_deb, "--build", tree, package])
         return Payload(_members(package.read_bytes())["data.tar.zst"], size, md5sums)
 
 
-def write(path: Path, fields: dict[str, str], scripts: dict[str, str], conffiles: list[str], payload: Payload) -> None:
-    """Write a package; `fields` in the order in which they are to appear."""
-    description = {"Description": fields["Description"]}
-    rest = {key: value for key, value in fields.items() if key != "Description"}
-    control = {**rest, "Installed-Size": str(payload.installed_size), **description}
-    parts = {"control": ("".join(f"{key}: {value}\n" for key, value in control.items()), 0o644)}
+def write(
+    path: Path, fields: dict[str, str], scripts: dict[str, str], conffiles: Iterable[str], payload: Payload
+) -> None:
+    """Write a package."""
+    control = {**fields, "Installed-Size": str(payload.installed_size)}
+    parts = {"control": ("".join(f"{key}: {value}
+" for key, value in control.items()), 0o644)}
     parts["md5sums"] = (payload.md5sums, 0o644)
     if conffiles:
         parts["conffiles"] = ("".join(f"{name}\n" for name in conffiles), 0o644)
@@ -64,7 +71,7 @@ def write(path: Path, fields: dict[str, str], scripts: dict[str, str], conffiles
 
 def control_text(path: Path) -> str:
     """The control file of a package, as it goes into an index."""
-    return run(["dpkg-deb", "--field", str(path)])
+    return run(["dpkg-deb", "--field", path]).stdout
 
 
 def _tar(parts: dict[str, tuple[str, int]]) -> bytes:

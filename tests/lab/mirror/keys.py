@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .archive import run
+from ..system import run
 
 GOOD, EVIL = "Lab mirror <good@lab.example>", "Somebody else <evil@lab.example>"
 
@@ -23,22 +22,22 @@ class Keys:
 
     def public(self, fingerprint: str) -> bytes:
         """The public key, armored, as a vendor serves it."""
-        return run([*self._gpg(), "--armor", "--export", fingerprint]).encode()
+        return run([*self._gpg(), "--armor", "--export", fingerprint]).stdout.encode()
 
     def clearsign(self, release: Path, signer: str, into: Path) -> None:
         """Sign as InRelease does."""
-        run([*self._gpg(), "--local-user", signer, "--clearsign", "--output", str(into), str(release)])
+        run([*self._gpg(), "--local-user", signer, "--clearsign", "--output", into, release])
 
     def detach(self, release: Path, signer: str, into: Path) -> None:
         """Sign as Release.gpg does."""
-        run([*self._gpg(), "--local-user", signer, "--armor", "--detach-sign", "--output", str(into), str(release)])
+        run([*self._gpg(), "--local-user", signer, "--armor", "--detach-sign", "--output", into, release])
 
-    def _gpg(self) -> list[str]:
+    def _gpg(self) -> list[str | Path]:
         return _gpg(self.home)
 
 
-def _gpg(home: Path) -> list[str]:
-    return ["gpg", "--homedir", str(home), "--batch", "--yes", "--quiet", "--no-tty", "--digest-algo", "SHA512"]
+def _gpg(home: Path) -> list[str | Path]:
+    return ["gpg", "--homedir", home, "--batch", "--yes", "--quiet", "--no-tty", "--digest-algo", "SHA512"]
 
 
 @contextlib.contextmanager
@@ -48,12 +47,11 @@ def opened(home: Path) -> Iterator[Keys]:
     try:
         yield Keys(home, _fingerprint(home, GOOD), _fingerprint(home, EVIL))
     finally:
-        subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], capture_output=True, check=False)
+        run(["gpgconf", "--homedir", home, "--kill", "all"], check=False)
 
 
 def _fingerprint(home: Path, name: str) -> str:
-    listing = [*_gpg(home), "--with-colons", "--list-keys", f"={name}"]
-    shown = subprocess.run(listing, capture_output=True, text=True, check=False)
+    shown = run([*_gpg(home), "--with-colons", "--list-keys", f"={name}"], check=False)
     if shown.returncode:
         make = ["--pinentry-mode", "loopback", "--passphrase", "", "--quick-gen-key", name, "rsa3072", "sign", "never"]
         run([*_gpg(home), *make])

@@ -32,7 +32,7 @@ class Offer:
         return cls(path, deb.control_text(path))
 
 
-def write_indexes(release_folder: Path, packages_folder: Path, root: Path, offers: Iterable[Offer]) -> None:
+def write_index(folder: Path, root: Path, offers: Iterable[Offer]) -> None:
     """Write Packages and Packages.gz; file names in it are relative to `root`."""
     stanzas = []
     for offer in sorted(offers, key=lambda o: o.path.name):
@@ -42,10 +42,9 @@ def write_indexes(release_folder: Path, packages_folder: Path, root: Path, offer
             f"SHA256: {hashlib.sha256(content).hexdigest()}\n"
         )
     text = "\n".join(stanzas)
-    packages_folder.mkdir(parents=True, exist_ok=True)
-    (packages_folder / "Packages").write_text(text, encoding="utf-8")
-    (packages_folder / "Packages.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
-    assert packages_folder.is_relative_to(release_folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "Packages").write_text(text, encoding="utf-8")
+    (folder / "Packages.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
 def sign(folder: Path, fields: dict[str, str], keys: Keys) -> None:

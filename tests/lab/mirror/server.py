@@ -84,13 +84,13 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         elif not file.is_file():
             self.send_error(HTTPStatus.NOT_FOUND)
             return None
-        return super().send_head()  # type: ignore[return-value]
+        return super().send_head()
 
     def translate_path(self, path: str) -> str:
         self.directory = str(self.server.root)
         return super().translate_path(path)
 
-    def copyfile(self, source: BinaryIO, outputfile: object) -> None:
+    def copyfile(self, source: BinaryIO, outputfile: object) -> None:  # type: ignore[override]
         with contextlib.suppress(ConnectionError):
             self.connection.sendfile(source)
 
