@@ -55,8 +55,7 @@ def write(
 ) -> None:
     """Write a package."""
     control = {**fields, "Installed-Size": str(payload.installed_size)}
-    parts = {"control": ("".join(f"{key}: {value}
-" for key, value in control.items()), 0o644)}
+    parts = {"control": ("".join(f"{key}: {value}\n" for key, value in control.items()), 0o644)}
     parts["md5sums"] = (payload.md5sums, 0o644)
     if conffiles:
         parts["conffiles"] = ("".join(f"{name}\n" for name in conffiles), 0o644)
