@@ -24,6 +24,13 @@ CLOSED_PORT = 8078
 SERVER = Path(__file__).with_name("server.py")
 
 
+def main(words: list[str]) -> int:
+    """`lab mirror WORDS`."""
+    from . import cli  # which needs this module
+
+    return cli.main(words)
+
+
 def state_folder() -> Path:
     """What belongs to the server that runs now."""
     return settings.STATE / "mirror"
