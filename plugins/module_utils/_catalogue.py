@@ -94,9 +94,9 @@ CATALOGUE: dict[str, dict[str, Any]] = {
     "PACKAGE_CONFLICT": {
         "layer": "packages",
         "severity": "error",
-        "title": "Packages of another origin are in the way and in use",
-        "cause": "The wanted packages replace these, and the engine that is kept on this host runs from them.",
-        "remedy": "Set rootless_docker_source to the origin that is installed, or remove the kept engine first.",
+        "title": "Packages that are in use are in the way",
+        "cause": "The wanted packages replace these: they belong to a root engine that is kept, or something else on the host needs them.",
+        "remedy": "Set rootless_docker_source to the origin that is installed, or remove these packages yourself first if nothing needs them.",
     },
     "APT_LOCKED": {
         "layer": "packages",

@@ -228,6 +228,7 @@ class Packages:
         if any(n in installed and not installed[n].whole for n in targets):
             options.append("--reinstall")
         arguments = [*options, *[f"{n}={v}" for n, v in targets.items()], *[f"{n}-" for n in remove]]
+        self.refuse_removals(arguments, remove)
         rc, out, err = self.apt("install", *arguments)
         if rc != 0 and "dpkg was interrupted" in err:
             self.module.run_command(["dpkg", "--configure", "-a", "--force-confdef"], environ_update=ENVIRONMENT)
@@ -235,6 +236,13 @@ class Packages:
         if rc != 0:
             code = "APT_LOCKED" if "Unable to acquire the dpkg frontend lock" in err else "PACKAGE_INSTALL_FAILED"
             raise FleetError(code, "; ".join(complaints(err) or [err.strip()[-500:] or out.strip()[-500:]]))
+
+    def refuse_removals(self, arguments: list[str], remove: list[str]) -> None:
+        """apt removes whatever conflicts with what it installs; only what was named may go."""
+        out = self.apt("install", "--simulate", *arguments)[1]
+        others = sorted({line.split()[1] for line in out.splitlines() if line.startswith("Remv ")} - set(remove))
+        if others:
+            raise FleetError("PACKAGE_CONFLICT", f"apt would also remove {', '.join(others)}")
 
     def apt(self, command: str, *arguments: str) -> tuple[int, str, str]:
         settings = [f"DPkg::Lock::Timeout={self.p['lock_timeout']}", "APT::Install-Recommends=false"]

@@ -26,6 +26,11 @@ options:
     type: list
     elements: str
     default: []
+  may_create:
+    description: Users that may be missing because a later task makes them.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     description: Predicts without changing.
@@ -53,6 +58,11 @@ rootful:
   description: Whether a root-owned engine is in use and was kept.
   type: bool
   returned: success
+missing_users:
+  description: Those of O(may_create) that do not exist.
+  type: list
+  elements: str
+  returned: success
 actions:
   description: What was done, or would be.
   type: list
@@ -68,7 +78,6 @@ finding:
 
 import contextlib
 import json
-import pwd
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +86,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._docker_api import co
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import write_atomic
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from_error, message
+from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import account
 
 DOCKER_UNITS = ("docker.service", "docker.socket")
 UNITS = (*DOCKER_UNITS, "containerd.service", "kubelet.service")
@@ -129,7 +139,7 @@ class Host:
         return str(self.module.run_command(["systemctl", *arguments], check_rc=True)[1])
 
     def converge(self) -> dict[str, Any]:
-        self.check_users()
+        missing = self.missing_users()
         units = parse_show(self.systemctl("show", "--property=Id,LoadState,ActiveState,UnitFileState", *UNITS))
         rootful = any(in_use(units[name]) for name in DOCKER_UNITS)
         if rootful and self.module.params["rootful"] == "refuse":
@@ -153,16 +163,25 @@ class Host:
             )
         if reload:
             self.act("reloaded systemd", ["systemctl", "daemon-reload"])
-        return {"changed": bool(self.actions), "actions": self.actions, "diff": self.diff, "rootful": rootful}
+        return {
+            "changed": bool(self.actions),
+            "actions": self.actions,
+            "diff": self.diff,
+            "rootful": rootful,
+            "missing_users": missing,
+        }
 
-    def check_users(self) -> None:
-        for user in self.module.params["users"]:
+    def missing_users(self) -> list[str]:
+        """Users that are to be made; one that is missing and is not to be made is an error."""
+        missing = []
+        for user in [*self.module.params["users"], *self.module.params["may_create"]]:
             try:
-                entry = pwd.getpwnam(user)
-            except KeyError as error:
-                raise FleetError("USER_MISSING", user) from error
-            if entry.pw_uid == 0:
-                raise FleetError("USER_IS_ROOT", user)
+                account(user)
+            except FleetError as error:
+                if error.code != "USER_MISSING" or user not in self.module.params["may_create"]:
+                    raise
+                missing.append(user)
+        return missing
 
     def refuse(self, units: dict[str, dict[str, str]]) -> None:
         """Fail, saying what would be lost: the containers and where the data lies."""
@@ -222,6 +241,7 @@ def main() -> None:
         argument_spec={
             "rootful": {"type": "str", "choices": ["refuse", "keep"], "default": "refuse"},
             "users": {"type": "list", "elements": "str", "default": []},
+            "may_create": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
