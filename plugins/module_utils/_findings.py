@@ -12,7 +12,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetE
 SEVERITIES = ("error", "warning", "info")
 
 
-class _Keep(dict):  # type: ignore[type-arg]
+class _Keep(dict[str, Any]):
     """Leaves a placeholder that has no value as it stands."""
 
     def __missing__(self, key: str) -> str:
