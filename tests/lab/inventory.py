@@ -1,0 +1,62 @@
+"""The Ansible inventory of the lab's hosts."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from . import hosts, parts, records
+from .settings import LabError
+
+
+def variables(record: records.Record, user: str = "root") -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "ansible_host": record.address,
+        "ansible_user": user,
+        "ansible_ssh_private_key_file": str(hosts.ssh_key()),
+        "ansible_ssh_common_args": " ".join(hosts.ssh_options()),
+        "ansible_python_interpreter": "/usr/bin/python3",
+    }
+    return found | mirror_variables(record)
+
+
+def mirror_variables(record: records.Record) -> dict[str, str]:
+    """The roles' public variables, as a site with a mirror of its own sets them; none without a mirror."""
+    state = parts.mirror_status()
+    if state is None:
+        return {}
+    family = "ubuntu" if record.identity.startswith("ubuntu") else "debian"
+    engine, toolkit = f"{state['url']}/docker/linux/{family}", f"{state['url']}/libnvidia-container"
+    return {
+        "rootless_docker_repository_url": engine,
+        "rootless_docker_repository_key_url": f"{engine}/gpg",
+        "rootless_docker_repository_key_fingerprint": state["fingerprint"],
+        "nvidia_container_toolkit_repository_url": f"{toolkit}/stable/deb",
+        "nvidia_container_toolkit_repository_key_url": f"{toolkit}/gpgkey",
+        "nvidia_container_toolkit_repository_key_fingerprint": state["fingerprint"],
+    }
+
+
+def build(names: list[str], user: str = "root") -> dict[str, Any]:
+    """All hosts, or those named; every one is a GPU host except those made without GPUs, which are only in `all`."""
+    chosen = [records.get(name) for name in names or records.names() if names or records.load(name) is not None]
+    for record in chosen:
+        if names and record.phase != "ready":
+            raise LabError(f"{record.name} is broken (lab list)")
+    chosen = [record for record in chosen if record.phase == "ready"]
+    group = {record.name: None for record in chosen if record.gpus}
+    result: dict[str, Any] = {"all": {"hosts": {record.name: variables(record, user) for record in chosen}}}
+    if group:
+        result["all"]["children"] = {"gpu_hosts": {"hosts": group}}
+    return result
+
+
+def to_yaml(content: Mapping[str, Any], depth: int = 0) -> str:
+    """Nested mappings with plain values; a JSON string is a YAML string."""
+    lines = []
+    for key, value in content.items():
+        indent = "  " * depth
+        if isinstance(value, Mapping) and value:
+            lines.append(f"{indent}{key}:\n{to_yaml(value, depth + 1)}")
+        else:
+            lines.append(f"{indent}{key}:" + ("" if value is None else f" {json.dumps(value)}") + "\n")
+    return "".join(lines)

@@ -1,0 +1,131 @@
+"""What the lab knows of each host: one folder each, with a record that is written before anything is made.
+
+So whatever is found there can be removed by name, and nothing else ever is.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from . import cgroup, network
+from .settings import FIRST_ADDRESS, LAST_ADDRESS, STATE, LabError, address
+from .system import Busy, is_locked, lock, process_runs, read_json, write_json
+
+NAME = re.compile(r"[a-z][a-z0-9-]{0,38}[a-z0-9]|[a-z]")
+
+
+@dataclass
+class Record:
+    name: str
+    number: int
+    suite: str
+    identity: str
+    gpus: int
+    faults: list[str] = field(default_factory=list)
+    base: str = ""
+    # creating -> ready -> destroying; anything but ready with no command at work on it is what a killed one left
+    phase: str = "creating"
+    created: str = ""
+
+    @property
+    def address(self) -> str:
+        return address(self.number)
+
+    @property
+    def folder(self) -> Path:
+        return folder(self.name)
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "root"
+
+    @property
+    def console(self) -> Path:
+        return self.folder / "console.log"
+
+    def save(self) -> None:
+        write_json(self.folder / "host.json", asdict(self))
+
+
+def folder(name: str) -> Path:
+    return STATE / "hosts" / name
+
+
+def lock_path(name: str) -> Path:
+    return STATE / "locks" / name
+
+
+@contextlib.contextmanager
+def held(name: str) -> Iterator[None]:
+    """One command at a time works on a host."""
+    try:
+        with lock(lock_path(name), wait=False):
+            yield
+    except Busy:
+        raise LabError(f"another command is at work on {name}") from None
+
+
+def names() -> list[str]:
+    hosts = STATE / "hosts"
+    return sorted(path.name for path in hosts.iterdir() if path.is_dir()) if hosts.is_dir() else []
+
+
+def load(name: str) -> Record | None:
+    content = read_json(folder(name) / "host.json")
+    return Record(**content) if content else None
+
+
+def get(name: str) -> Record:
+    record = load(name)
+    if record is None:
+        known = ", ".join(names()) or "none"
+        raise LabError(f"no host {name} (there are: {known})")
+    return record
+
+
+def check_name(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise LabError(f"{name!r} is no name for a host: small letters, digits and dashes, a letter first, at most 40")
+
+
+def claim(record: Record) -> None:
+    """Write the record of a new host with an address that nobody has.
+
+    Addresses go round: one that was just given back may still be in somebody's open ssh connection.
+    """
+    with lock(STATE / "addresses.lock"):
+        others = [other.number for other in map(load, names()) if other is not None]
+        used = {*others, *network.taken()}
+        last = read_json(STATE / "last-address.json") or FIRST_ADDRESS - 1
+        span = LAST_ADDRESS - FIRST_ADDRESS + 1
+        for step in range(1, span + 1):
+            number = FIRST_ADDRESS + (last - FIRST_ADDRESS + step) % span
+            if number not in used:
+                break
+        else:
+            raise LabError(f"all {span} addresses are in use")
+        record.number = number
+        record.folder.mkdir(parents=True, exist_ok=True)
+        record.save()
+        write_json(STATE / "last-address.json", number)
+
+
+def supervisor(name: str) -> dict[str, int] | None:
+    """What the process that keeps a host running wrote of itself, if that process is alive."""
+    content = read_json(folder(name) / "running.json")
+    if content and process_runs(content["pid"], "_supervise", name):
+        return {key: int(value) for key, value in content.items()}
+    return None
+
+
+def status(name: str) -> str:
+    record = load(name)
+    if record is None or record.phase != "ready":
+        if is_locked(lock_path(name)):
+            return record.phase if record else "creating"
+        return "broken"
+    if supervisor(name):
+        return "running"
+    return "broken" if cgroup.populated(name) else "stopped"
