@@ -320,33 +320,18 @@ def open_to_all(node: Path) -> bool:
 
 
 def conflicts(root: Path, user: str) -> list[Finding]:
-    """Other specs of the same devices where this user's engine looks."""
+    """Other specs of the same devices in the user's folder, which is for ours alone."""
     own = root / SPECS.lstrip("/") / user
     return [
         Finding("CDI_SPEC_CONFLICT", f"{user}: {other}", {"path": str(other)})
-        for folder in (own, *(f for f in engine_spec_dirs(root, user) if f != own))
-        for other in sorted(folder.glob("*"))
-        if other != own / SPEC_NAME and other.suffix in (".json", ".yaml") and names_gpus(other)
+        for other in sorted(own.glob("*.json")) + sorted(own.glob("*.yaml"))
+        if other.name != SPEC_NAME and names_gpus(other)
     ]
 
 
 def names_gpus(spec_file: Path) -> bool:
-    try:
-        text = spec_file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
+    text = read_or_empty(spec_file)
     return re.search(rf'kind["\']?\s*:\s*["\']?{re.escape(KIND)}(?![\w./-])', text) is not None
-
-
-def engine_spec_dirs(root: Path, user: str) -> list[Path]:
-    """The folders that the user's daemon.json names; it replaces the engine's defaults."""
-    try:
-        home = Path(pwd.getpwnam(user).pw_dir)
-        config = json.loads((root / str(home).lstrip("/") / ".config/docker/daemon.json").read_text(encoding="utf-8"))
-        folders = config.get("cdi-spec-dirs") or []
-        return [root / str(folder).lstrip("/") for folder in folders]
-    except (KeyError, OSError, ValueError, AttributeError, TypeError):
-        return []  # no account, no engine or a file that is not ours to judge
 
 
 def spec_text(spec: Spec) -> str:
