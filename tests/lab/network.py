@@ -29,6 +29,11 @@ def link(number: int) -> str:
     return f"{PREFIX}{number}"
 
 
+def hardware_address(number: int) -> str:
+    """The same at every boot: the machine remembers which one belongs to an address, for half a minute."""
+    return f"02:67:6c:4d:00:{number:02x}"
+
+
 def _exists(interface: str) -> bool:
     return Path("/sys/class/net", interface).exists()
 
@@ -68,7 +73,7 @@ def plug(name: str, number: int) -> None:
         net, end = namespace(name), link(number)
         run(["ip", "netns", "add", net])
         steps = [
-            f"link add {end} type veth peer name host0 netns {net}",
+            f"link add {end} type veth peer name host0 address {hardware_address(number)} netns {net}",
             f"link set {end} alias {name}",
             f"link set {end} master {BRIDGE} up",
         ]
