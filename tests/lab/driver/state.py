@@ -271,6 +271,9 @@ def change(state: State, setting: str) -> None:
     if not equals:
         raise StateError(f"{setting!r} is not KEY=VALUE")
     if key in ("version", "kernel_version"):
+        if key == "kernel_version" and not value:  # the module of the same version, again
+            state.pop(key, None)
+            return
         if not re.fullmatch(r"\d+(\.\d+){1,2}", value):
             raise StateError(f"{key}: {value!r} is no driver version such as {VERSION}")
         state[key] = value

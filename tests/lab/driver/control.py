@@ -10,7 +10,6 @@ from . import install, state
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="lab gpu", description="Show or change the stand-in driver of a host.")
-    top.add_argument("--root", type=Path, required=True, help="the host's root folder")
     verbs = top.add_subparsers(dest="verb", required=True)
     verbs.add_parser("show", help="the state as JSON, with its faults in force")
     change = verbs.add_parser(
@@ -23,9 +22,9 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def main(argv: list[str]) -> int:
+def main(root: Path, argv: list[str]) -> int:
     asked = parser().parse_args(argv)
-    now = state.load(asked.root)
+    now = state.load(root)
     try:
         if asked.verb == "show":
             print(json.dumps(state.effective(now), indent=2))
@@ -39,5 +38,5 @@ def main(argv: list[str]) -> int:
     except state.StateError as error:
         print(f"lab gpu: {error}", file=sys.stderr)
         return 1
-    install.apply(asked.root, now)
+    install.apply(root, now)
     return 0
