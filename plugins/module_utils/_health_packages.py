@@ -1,0 +1,177 @@
+# Copyright: gpulab.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Checks of apt and dpkg: what makes every later package task fail, or break a driver at night."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from ansible_collections.gpulab.fleet.plugins.module_utils import _health_facts as facts
+from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding
+from ansible_collections.gpulab.fleet.plugins.module_utils._health import Check, Seen
+from ansible_collections.gpulab.fleet.plugins.module_utils._health_view import HostView
+
+OWN_SOURCES = tuple(f"/etc/apt/sources.list.d/{name}.sources" for name in ("docker", "nvidia-container-toolkit"))
+LOCKS = ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock")
+BROKEN_STATES = ("half-installed", "unpacked", "half-configured")
+# Packages whose upgrade under a loaded kernel module breaks NVML and CUDA until a reboot.
+DRIVER_PACKAGE = re.compile(r"^(nvidia-(driver|dkms|headless|utils|compute-utils)|libnvidia-(compute|ml|cfg)|libcuda1)")
+
+
+class Source(NamedTuple):
+    """One repository that apt reads."""
+
+    uri: str
+    suite: str
+    signed_by: str | None
+    path: str
+
+
+def parse_list(text: str, path: str) -> list[Source]:
+    """The one-line format: deb [option=value ...] uri suite components."""
+    found = []
+    for line in text.splitlines():
+        entry = re.match(r"\s*deb(?:-src)?\s+(?:\[([^]]*)\]\s+)?(\S+)\s+(\S+)", line)
+        if entry:
+            options = dict(re.findall(r"([\w-]+)\+?=(\S+)", entry.group(1) or ""))
+            found.append(Source(entry.group(2).rstrip("/"), entry.group(3), options.get("signed-by"), path))
+    return found
+
+
+def parse_deb822(text: str, path: str) -> list[Source]:
+    """The stanza format of .sources files; a key written into the file counts as a key of its own."""
+    found = []
+    for stanza in re.split(r"\n\s*\n", re.sub(r"^#.*\n?", "", text, flags=re.MULTILINE)):
+        fields: dict[str, str] = {}
+        name = ""
+        for line in stanza.splitlines():
+            if line[:1] in (" ", "\t"):
+                fields[name] = f"{fields.get(name, '')}\n{line.strip()}"
+            elif ":" in line:
+                name, _, value = line.partition(":")
+                name = name.strip().lower()
+                fields[name] = value.strip()
+        if fields.get("enabled", "yes").lower() in ("no", "false", "0", "off"):
+            continue
+        for uri in fields.get("uris", "").split():
+            for suite in fields.get("suites", "").split():
+                found.append(Source(uri.rstrip("/"), suite, fields.get("signed-by"), path))
+    return found
+
+
+def sources(host: HostView) -> list[Source]:
+    """Everything apt reads."""
+
+    def read() -> list[Source]:
+        folder = "/etc/apt/sources.list.d"
+        files = ["/etc/apt/sources.list", *(f"{folder}/{name}" for name in host.names(folder))]
+        found = []
+        for path in files:
+            if path.endswith(".list"):
+                found += parse_list(host.read(path) or "", path)
+            elif path.endswith(".sources"):
+                found += parse_deb822(host.read(path) or "", path)
+        return found
+
+    return host.remember("apt sources", read)
+
+
+def source_conflicts(host: HostView) -> Seen:
+    """No two sources give one repository different keys: apt would refuse every command."""
+    first: dict[tuple[str, str], Source] = {}
+    told = set()
+    for source in sources(host):
+        if source.signed_by is None:
+            continue
+        before = first.setdefault((source.uri, source.suite.rstrip("/")), source)
+        if before.signed_by == source.signed_by or (before.path, source.path) in told:
+            continue
+        told.add((before.path, source.path))
+        keys = " and ".join(f"{each.path} says {_key(each)}" for each in (before, source))
+        other, own = (source, before) if before.path in OWN_SOURCES else (before, source)
+        yield finding("APT_SOURCE_CONFLICT", f"{source.uri} {source.suite}: {keys}", path=other.path, own=own.path)
+
+
+def _key(source: Source) -> str:
+    named = (source.signed_by or "").strip()
+    return "a key written into it" if "\n" in named else named
+
+
+def dead_sources(host: HostView) -> Seen:
+    """Repositories that are gone."""
+    for source in sources(host):
+        if "nvidia.github.io/nvidia-docker" in source.uri:
+            yield finding("APT_SOURCE_DEAD", f"{source.path} names {source.uri} {source.suite}", path=source.path)
+
+
+def lock_holder(host: HostView) -> tuple[str, str] | None:
+    """Which lock of apt's is held, and by whom, from the kernel's table of locks (readable by all)."""
+    nodes = {node.inode: name for name in LOCKS if (node := host.node(name))}
+    for line in (host.read("/proc/locks") or "").splitlines():
+        entry = re.match(r"\d+: POSIX\s+\S+\s+WRITE (-?\d+) ([0-9a-f]+):([0-9a-f]+):(\d+) ", line)
+        if not entry:
+            continue
+        inode = (int(entry.group(2), 16), int(entry.group(3), 16), int(entry.group(4)))
+        if inode in nodes:
+            pid = entry.group(1)
+            return nodes[inode], f"process {pid} ({host.word(f'/proc/{pid}/comm') or 'name unknown'})"
+    return None
+
+
+def lock(host: HostView) -> Seen:
+    """Nobody holds the package manager's lock right now."""
+    held = lock_holder(host)
+    if held:
+        yield finding("APT_BUSY", f"{held[0]} is held by {held[1]}")
+
+
+def interrupted(host: HostView) -> Seen:
+    """dpkg was not stopped half-way."""
+    if lock_holder(host):
+        return  # it is at work: half-way is how it should look
+    journal = [name for name in host.names("/var/lib/dpkg/updates") if name.isdigit()]
+    broken = [
+        f"{name} ({package.state}{', must be reinstalled' if package.flag == 'reinstreq' else ''})"
+        for name, package in facts.packages(host).items()
+        if package.state in BROKEN_STATES or package.flag == "reinstreq"
+    ]
+    if journal or broken:
+        parts = [f"/var/lib/dpkg/updates holds {len(journal)} unfinished steps"] if journal else []
+        parts += [f"half-way: {', '.join(sorted(broken)[:5])}"] if broken else []
+        yield finding("DPKG_INTERRUPTED", "; ".join(parts))
+
+
+def driver_upgrades(host: HostView) -> Seen:
+    """Automatic upgrades leave the driver alone: upgraded under a loaded module, every GPU is gone until a reboot."""
+    driver = {name: package for name, package in facts.packages(host).items() if DRIVER_PACKAGE.match(name)}
+    if not driver or "unattended-upgrades" not in facts.packages(host):
+        return
+    answer = host.run(["apt-config", "dump"])
+    settings = answer.out if answer else ""
+    enabled = re.search(r'^APT::Periodic::Unattended-Upgrade "(.*)";', settings, re.MULTILINE)
+    if not enabled or enabled.group(1) in ("", "0"):
+        return
+    barred = re.findall(r'^Unattended-Upgrade::Package-Blacklist:: "(.*)";', settings, re.MULTILINE)
+    free = [name for name, package in driver.items() if package.want != "hold" and not _barred(name, barred)]
+    if free:
+        yield finding("DRIVER_UPGRADES_UNATTENDED", f"unattended-upgrades may upgrade {', '.join(sorted(free)[:5])}")
+
+
+def _barred(name: str, patterns: list[str]) -> bool:
+    for pattern in patterns:
+        try:
+            if re.match(pattern, name):
+                return True
+        except re.error:
+            continue
+    return False
+
+
+CHECKS = (
+    Check("source_conflicts", source_conflicts, ("APT_SOURCE_CONFLICT",), preflight=True),
+    Check("dead_sources", dead_sources, ("APT_SOURCE_DEAD",), preflight=True),
+    Check("lock", lock, ("APT_BUSY",), preflight=True),
+    Check("interrupted", interrupted, ("DPKG_INTERRUPTED",), preflight=True),
+    Check("driver_upgrades", driver_upgrades, ("DRIVER_UPGRADES_UNATTENDED",)),
+)

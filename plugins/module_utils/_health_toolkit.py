@@ -1,0 +1,209 @@
+# Copyright: gpulab.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Checks of the NVIDIA container toolkit and of the CDI specs that describe the GPUs to engines."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NamedTuple
+
+from ansible_collections.gpulab.fleet.plugins.module_utils import _health_facts as facts
+from ansible_collections.gpulab.fleet.plugins.module_utils._cdi import KIND, SPEC_NAME, all_edits, device_names
+from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding
+from ansible_collections.gpulab.fleet.plugins.module_utils._health import Check, Seen
+from ansible_collections.gpulab.fleet.plugins.module_utils._health_view import HostView, Unreadable
+
+TOOLKIT_FLOOR = (1, 19, 1)
+CONFIG = "/etc/nvidia-container-runtime/config.toml"
+SPEC_SUFFIXES = (".json", ".yaml", ".yml")
+
+
+class Spec(NamedTuple):
+    """What a spec of GPUs promises, as far as the host can be held against it."""
+
+    path: str
+    names: list[str]
+    nodes: dict[str, int | None]  # device path -> major number, when it says one
+    files: list[str]
+    programs: list[str]
+
+
+def parse_spec(text: str, path: str) -> Spec | None:
+    """A spec of NVIDIA GPUs, JSON or the YAML that nvidia-ctk writes; None for specs of other devices."""
+    if path.endswith(".json"):
+        data = json.loads(text)
+        return _from_data(data, path) if isinstance(data, dict) and data.get("kind") == KIND else None
+    return _from_lines(text, path)
+
+
+def _from_data(data: dict[str, Any], path: str) -> Spec:
+    spec = Spec(path, device_names(data), {}, [], [])
+    for edits in all_edits(data):
+        for node in edits.get("deviceNodes") or []:
+            spec.nodes[node.get("hostPath") or node["path"]] = node.get("major")
+        spec.files.extend(mount["hostPath"] for mount in edits.get("mounts") or [])
+        spec.programs.extend(hook["path"] for hook in edits.get("hooks") or [])
+    return spec
+
+
+def _from_lines(text: str, path: str) -> Spec | None:
+    """Block YAML, one key a line: enough for what nvidia-ctk writes, without a YAML library."""
+    if not re.search(rf"^kind: *[\"']?{re.escape(KIND)}[\"']? *$", text, re.MULTILINE):
+        return None
+    spec = Spec(path, [], {}, [], [])
+    section, node = "", ""
+    for line in text.splitlines():
+        entry = re.match(r"\s*(?:- )?(\w+): *[\"']?([^\"']*)[\"']? *$", line)
+        if not entry:
+            continue
+        key, value = entry.groups()
+        if value == "":
+            section = key
+        elif key == "name" and line.lstrip().startswith("- "):
+            spec.names.append(value)
+        elif key == "path" and section == "deviceNodes":
+            node = value
+            spec.nodes[node] = None
+        elif key == "major" and node:
+            spec.nodes[node] = int(value)
+        elif key == "hostPath":
+            spec.files.append(value)
+        elif key == "path" and section == "hooks":
+            spec.programs.append(value)
+    return spec
+
+
+def specs_in(host: HostView, folder: str) -> list[Spec]:
+    """The specs of GPUs in a folder; ValueError for one that cannot be parsed."""
+    found = []
+    for name in host.names(folder):
+        if name.endswith(SPEC_SUFFIXES) and not name.startswith("."):
+            spec = parse_spec(host.read(f"{folder}/{name}") or "", f"{folder}/{name}")
+            if spec:
+                found.append(spec)
+    return found
+
+
+# --- the toolkit --------------------------------------------------------------------------------
+def toolkit(host: HostView) -> Seen:
+    """The toolkit is there where GPUs are promised, not below the floor, and of one version."""
+    known = {name: facts.packages(host)[name] for name in facts.TOOLKIT_PACKAGES if name in facts.packages(host)}
+    if not known:
+        if facts.users_with_specs(host):
+            yield finding("TOOLKIT_MISSING", f"users with GPUs: {', '.join(facts.users_with_specs(host))}")
+        return
+    versions = sorted({package.version for package in known.values()})
+    seen = ", ".join(f"{name} {package.version}" for name, package in known.items())
+    if len(versions) > 1:
+        yield finding("TOOLKIT_VERSIONS_MIXED", seen)
+    if any(facts.version(each) < TOOLKIT_FLOOR for each in versions):
+        yield finding("TOOLKIT_VERSION_REFUSED", seen, floor=".".join(map(str, TOOLKIT_FLOOR)))
+
+
+def global_settings(host: HostView) -> Seen:
+    """Settings for rootful engines that old instructions leave behind."""
+    config = host.read(CONFIG) or ""
+    if re.search(r"^\s*no-cgroups\s*=\s*true", config, re.MULTILINE):
+        yield finding("TOOLKIT_NO_CGROUPS", f"{CONFIG} has no-cgroups = true")
+    daemon = facts.daemon_text(host, "/etc/docker/daemon.json")
+    if daemon.get("default-runtime") == "nvidia":
+        yield finding("LEGACY_RUNTIME_DEFAULT", "/etc/docker/daemon.json has default-runtime nvidia")
+
+
+# --- specs --------------------------------------------------------------------------------------
+def user_specs(host: HostView) -> Seen:
+    """Every user that was promised GPUs has a spec, and the host is what the spec says."""
+    for user in facts.users_with_specs(host):
+        folder = facts.cdi_folder(user)
+        path = f"{folder}/{SPEC_NAME}"
+        try:
+            text = host.read(path)
+            if text is None:
+                yield finding("PROOF_SPEC_MISSING", f"{path} does not exist", user=user)
+                continue
+            spec = parse_spec(text, path)
+        except Unreadable as error:
+            yield error
+            continue
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            yield finding("CDI_SPEC_UNREADABLE", f"{path}: {error}", path=path)
+            continue
+        if spec is None or not spec.names:
+            yield finding("CDI_SPEC_UNREADABLE", f"{path}: no device of {KIND} in it", path=path)
+        else:
+            yield from held_against_host(host, spec, user)
+
+
+def held_against_host(host: HostView, spec: Spec, user: str) -> Seen:
+    """What a spec names and the host does not have: each is a container that does not start."""
+    files = sorted({path for path in spec.files if not host.exists(path)})
+    if files:
+        yield finding("PROOF_SPEC_STALE", f"{spec.path} names {_few(files)}", user=user)
+    programs = sorted({path for path in spec.programs if not host.exists(path)})
+    if programs:
+        yield finding("PROOF_HOOK_MISSING", f"{spec.path} names {_few(programs)}", user=user)
+    nodes = sorted(path for path in spec.nodes if not host.exists(path))
+    if nodes:
+        yield finding("PROOF_NODE_MISSING", f"{spec.path} names {_few(nodes)}", user=user)
+    for path, major in spec.nodes.items():
+        node = host.node(path)
+        if node and node.device and major is not None and node.device[0] != major:
+            yield finding(
+                "CDI_SPEC_DRIFTED", f"{spec.path} gives {path} the major {major}, it is {node.device[0]}", user=user
+            )
+
+
+def _few(paths: list[str]) -> str:
+    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    return ", ".join(paths[:3]) + more
+
+
+def conflicts(host: HostView) -> Seen:
+    """No engine reads two specs of the same GPUs: in one folder none resolves, in two the later wins."""
+    for each in facts.engines(host):
+        if isinstance(each, Unreadable):
+            yield each
+            continue
+        folders = each.daemon.get("cdi-spec-dirs")
+        if not isinstance(folders, list):
+            continue
+        first: dict[str, str] = {}
+        for folder in dict.fromkeys(str(folder).rstrip("/") for folder in folders):
+            try:
+                found = specs_in(host, folder)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue  # the engine ignores what it cannot parse
+            except Unreadable as error:
+                yield error
+                continue
+            told = set()
+            for spec in found:
+                for name in spec.names:
+                    before = first.setdefault(name, spec.path)
+                    if before != spec.path and before not in told:
+                        told.add(before)
+                        own = facts.cdi_folder(each.account.name)
+                        other = before if spec.path.startswith(f"{own}/{SPEC_NAME}") else spec.path
+                        seen = f"{each.account.name}: {before} and {spec.path} both name {KIND}={name}"
+                        yield finding("CDI_SPEC_CONFLICT", seen, path=other)
+
+
+CHECKS = (
+    Check("toolkit", toolkit, ("TOOLKIT_MISSING", "TOOLKIT_VERSIONS_MIXED", "TOOLKIT_VERSION_REFUSED")),
+    Check("global_settings", global_settings, ("TOOLKIT_NO_CGROUPS", "LEGACY_RUNTIME_DEFAULT")),
+    Check(
+        "user_specs",
+        user_specs,
+        (
+            "PROOF_SPEC_MISSING",
+            "CDI_SPEC_UNREADABLE",
+            "PROOF_SPEC_STALE",
+            "PROOF_HOOK_MISSING",
+            "PROOF_NODE_MISSING",
+            "CDI_SPEC_DRIFTED",
+        ),
+        needed=facts.gpu_present,
+    ),
+    Check("conflicts", conflicts, ("CDI_SPEC_CONFLICT",)),
+)
