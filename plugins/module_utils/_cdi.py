@@ -85,6 +85,12 @@ class Report:
     def changed(self) -> bool:
         return bool(self.written or self.removed)
 
+    def add_changes(self, earlier: Report) -> None:
+        """Take over what an earlier pass of the same run has done."""
+        self.written = list(dict.fromkeys(earlier.written + self.written))
+        self.removed = list(dict.fromkeys(earlier.removed + self.removed))
+        self.diffs = earlier.diffs + self.diffs
+
 
 # --- settings --------------------------------------------------------------------------------------
 
@@ -541,13 +547,14 @@ def only_one(root: Path, seconds: float = 120) -> Iterator[None]:
 
 def refresh(first: Generator, users: Mapping[str, Gpus], wait: float = 0) -> Report:
     """Generate until nothing moves underneath: a package manager replaces files while this runs."""
-    generator = first
+    generator, earlier = first, Report()
     for _attempt in range(3):
         generator.prepare(wait)
         report = generator.generate(users)
+        report.add_changes(earlier)
         if signature(first.root) == generator.seen:
             break
-        generator = Generator(first.root, first.tools)
+        generator, earlier = Generator(first.root, first.tools), report
     keep_signature(first.root, signature(first.root))
     return report
 
