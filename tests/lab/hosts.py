@@ -54,6 +54,8 @@ def create(name: str, suite: str | None, posed: str | None, gpus: int, faults: l
     posed, suite = identity.resolve(posed, suite)
     if not 0 <= gpus <= 8:
         raise LabError("a host has 0 to 8 GPUs")
+    network.up()
+    parts.mirror_up()
     tar = base.host_base(suite)
     key = ssh_key()
     sweep()
