@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -183,11 +183,14 @@ class Engine:
         with contextlib.suppress(*self.failures()):
             self.api.remove_container(container, force=True, v=True)
 
-    def run(self, image: str, command: list[str], devices: list[str]) -> Ran:
-        """Runs a command in a container that can do nothing else, and waits until it is gone."""
+    def run(self, image: str, command: list[str], devices: list[str], files: Mapping[str, str] | None = None) -> Ran:
+        """Runs a command in a container that can do nothing else, and waits until it is gone.
+
+        files  of the host, by path, and where they are to be seen in the container
+        """
         ran, started, container = Ran(), time.monotonic(), ""
         try:
-            container = self.create(image, command, devices)
+            container = self.create(image, command, devices, files or {})
             gone = threading.Thread(target=self.wait_until_gone, args=(container,), daemon=True)
             gone.start()
             stream = self.api.attach(container, stdout=True, stderr=True, stream=True, demux=True)
@@ -205,10 +208,11 @@ class Engine:
         ran.seconds = time.monotonic() - started
         return ran
 
-    def create(self, image: str, command: list[str], devices: list[str]) -> str:
+    def create(self, image: str, command: list[str], devices: list[str], files: Mapping[str, str]) -> str:
         requests = [self.sdk.types.DeviceRequest(driver="cdi", device_ids=devices)] if devices else None
         settings = self.api.create_host_config(
             auto_remove=True,
+            binds={source: {"bind": target, "mode": "ro"} for source, target in files.items()},
             cap_drop=["ALL"],
             device_requests=requests,
             network_mode="none",

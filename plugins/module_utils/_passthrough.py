@@ -31,6 +31,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from
 
 # Two containers at a time for each core: starting one is as much waiting as work.
 WORKERS_PER_CORE = 2
+SECOND_LOOKS = 3
 
 
 def probe_source() -> str:
@@ -248,7 +249,11 @@ class Passthrough:
         command = _probe_image.command(_probe_image.interpreter())
         devices = [f"{_cdi_spec.KIND}={name}"] if name else []
         request = json.dumps(self.request(name, look=True))
-        return self.engine.run(self.answer.image["tag"], [*command, request], devices)
+        # The control gets the driver's library by hand: it must find no GPU although it could use one.
+        library = None if name else _probe_image.driver_library()
+        return self.engine.run(
+            self.answer.image["tag"], [*command, request], devices, dict([library] if library else [])
+        )
 
     def on_host(self, gpu: str) -> dict[str, Any] | None:
         """The same probe as the same user, outside a container; it is shown the one GPU only."""
@@ -284,8 +289,10 @@ class Passthrough:
         start = ran.seconds - sum(step["seconds"] for step in answer["steps"])
         judged.extend(_proof.judge_gpu(answer, gpu, others, start, settings.user))
         ratio = _proof.bandwidth_ratio(answer, host or {})
-        if ratio is not None and ratio < settings.bandwidth_ratio_min:
-            # Measured beside other containers; alone it may look different.
+        for _attempt in range(SECOND_LOOKS):
+            if ratio is None or ratio >= settings.bandwidth_ratio_min:
+                break
+            # Measured beside other containers, on a machine with other work: only what stays low is low.
             answer, host = self.measured_alone(gpu, answer, host)
             ratio = _proof.bandwidth_ratio(answer, host or {})
         judged.extend(_proof.judge_bandwidth(answer, host, gpu, settings.bandwidth_ratio_min, settings.user))

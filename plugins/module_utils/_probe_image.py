@@ -29,6 +29,7 @@ PYTHON_OPTIONS = ("-I", "-S", "-X", "utf8")
 PROBE = "/gpulab/probe.pyc"
 REPOSITORY = "gpulab/probe"
 LABEL = "gpulab.probe.made-from"
+DRIVER = "libcuda.so.1"
 # What belongs to the driver is injected into containers by the CDI spec, never part of the image.
 OF_THE_DRIVER = re.compile(r"/lib(cuda|nvidia|nvcuvid|nvoptix)[^/]*$")
 FOLDERS = ("dev", "etc/ld.so.conf.d", "proc", "run", "sys", "tmp")
@@ -160,13 +161,21 @@ def made_from(probe: str, python: str = PYTHON) -> str:
 
 
 def _libraries() -> list[Path]:
-    """This process's C library and the driver's library beside it."""
+    """The C library that Python uses here, and the driver's library, which lies beside it."""
     maps = Path("/proc/self/maps").read_text(encoding="utf-8")
     found = re.search(r"(/\S*/libc\.so\.6|/\S*/libc-2\S*\.so)$", maps, re.M)
     if not found:
         return []
     libc = Path(found.group(1))
-    return [libc, (libc.parent / "libcuda.so.1").resolve()]
+    return [libc, (libc.parent / DRIVER).resolve()]
+
+
+def driver_library() -> tuple[str, str] | None:
+    """The driver's library on this host, and where a program looks for it; None when it is not there."""
+    libraries = _libraries()
+    if len(libraries) < 2 or not libraries[1].is_file():
+        return None
+    return str(libraries[1]), str(libraries[0].parent / DRIVER)
 
 
 def inventory(probe: str, python: str = PYTHON) -> dict[str, Any]:
