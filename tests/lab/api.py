@@ -1,9 +1,9 @@
 """The lab for Python: what the command line, pytest and Molecule use.
 
-    from lab import api
-    host = api.create("mine", identity="debian-13", gpus=2)
-    host.run("systemctl is-system-running").stdout
-    host.destroy()
+from lab import api
+host = api.create("mine", identity="debian-13", gpus=2)
+host.run("systemctl is-system-running").stdout
+host.destroy()
 """
 
 import subprocess
@@ -40,7 +40,13 @@ class Host:
         words = [command] if isinstance(command, str) else list(command)
         argv = hosts.ssh_command(records.get(self.name), words, user=user)
         done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=timeout, check=False
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=False,
         )
         if check and done.returncode:
             raise LabError(f"{self.name}: {' '.join(words)}: exit {done.returncode}\n{done.stdout}{done.stderr}")

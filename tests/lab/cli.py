@@ -18,20 +18,23 @@ def show(value: Any) -> None:
 
 
 def row(name: str) -> dict[str, Any]:
+    """A host for programs; `instance`, `address` and `identity_file` are what Molecule calls them."""
     record = records.load(name)
     if record is None:
         return {"name": name, "status": records.status(name)}
     return {
         "name": name,
         "status": records.status(name),
-        "address": record.address,
+        "ip": record.address,
         "identity": record.identity,
         "suite": record.suite,
         "gpus": record.gpus,
         "faults": record.faults,
         "snapshots": snapshots.listed(record),
         "created": record.created,
-        "key": str(hosts.ssh_key()),
+        "instance": name,
+        "address": record.address,
+        "identity_file": str(hosts.ssh_key()),
         "console": str(record.console),
         "root": str(record.root),
     }
@@ -127,7 +130,8 @@ def destroy(asked: argparse.Namespace) -> int:
     if bool(asked.names) == asked.all:
         raise LabError("destroy wants names, or --all")
     for name in asked.names:
-        hosts.destroy(name)
+        if not asked.missing_ok or name in records.names():
+            hosts.destroy(name)
     if asked.all:
         api.destroy_all()
     return 0
@@ -200,6 +204,7 @@ def parser() -> argparse.ArgumentParser:
     made = command("destroy", destroy, "remove hosts and all that was made for them")
     made.add_argument("names", nargs="*", metavar="name")
     made.add_argument("--all", action="store_true")
+    made.add_argument("--missing-ok", action="store_true", help="no error for names that do not exist")
     command("down", down, "remove all hosts, the mirror's server and the network")
     made = command("inventory", show_inventory, "an Ansible inventory of the hosts, in YAML")
     made.add_argument("--user", default="root", help="user that Ansible logs in as (root; trainer has sudo)")

@@ -87,7 +87,8 @@ def create(name: str, suite: str | None, posed: str | None, gpus: int, faults: l
 
 def _unpack(record: Record, tar: Path) -> None:
     record.root.mkdir()
-    run(["tar", "-xf", tar, "-C", record.root, "--numeric-owner", "--xattrs", "--xattrs-include=*", "--exclude=./dev/*"])
+    kept = ["--numeric-owner", "--xattrs", "--xattrs-include=*"]
+    run(["tar", "-xf", tar, "-C", record.root, *kept, "--exclude=./dev/*"])
 
 
 def _furnish(record: Record, key: Path) -> None:
@@ -116,7 +117,7 @@ def _furnish(record: Record, key: Path) -> None:
 
 
 def seed_archives(record: Record) -> None:
-    """Packages that hosts of this base fetched before (or by now) are there at once: apt checks their hashes and fetches the rest.
+    """Packages that hosts of this base have fetched are there at once; apt checks their hashes and fetches the rest.
 
     Hard links, not a shared folder: apt locks its folder, and hosts install at the same time.
     """
@@ -290,7 +291,7 @@ def _remove(name: str) -> None:
 
 def destroy(name: str) -> None:
     if name not in records.names():
-        records.get(name)
+        records.get(name)  # says which there are
     with records.held(name):
         _remove(name)
         records.lock_path(name).unlink(missing_ok=True)

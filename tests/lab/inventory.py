@@ -37,17 +37,14 @@ def mirror_variables(record: records.Record) -> dict[str, str]:
 
 
 def build(names: list[str], user: str = "root") -> dict[str, Any]:
-    """All hosts, or those named; every one is a GPU host except those made without GPUs, which are only in `all`."""
+    """All hosts, or those named, in the group that the collection's verbs are for."""
     chosen = [records.get(name) for name in names or records.names() if names or records.load(name) is not None]
     for record in chosen:
         if names and record.phase != "ready":
             raise LabError(f"{record.name} is broken (lab list)")
     chosen = [record for record in chosen if record.phase == "ready"]
-    group = {record.name: None for record in chosen if record.gpus}
-    result: dict[str, Any] = {"all": {"hosts": {record.name: variables(record, user) for record in chosen}}}
-    if group:
-        result["all"]["children"] = {"gpu_hosts": {"hosts": group}}
-    return result
+    found = {record.name: variables(record, user) for record in chosen}
+    return {"all": {"children": {"gpu_hosts": {"hosts": found}}}}
 
 
 def to_yaml(content: Mapping[str, Any], depth: int = 0) -> str:

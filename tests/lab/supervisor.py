@@ -47,7 +47,7 @@ class Supervisor:
         if self.nspawn is None:
             return
         inits = children(self.nspawn.pid)
-        # Killing nspawn itself would leave the host running without a parent; without its init nspawn tidies up and ends.
+        # Killing nspawn itself would leave the host running without a parent. Without the host's init it tidies up.
         for init in inits:
             send(init)
         if not inits:
