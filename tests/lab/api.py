@@ -84,8 +84,8 @@ class Host:
         hosts.destroy(self.name)
 
     def variables(self, user: str = "root") -> dict[str, Any]:
-        """Its variables in an Ansible inventory."""
-        return inventory.variables(records.get(self.name), user)
+        """Its variables in an Ansible inventory, those that name the mirror among them."""
+        return inventory.mirror_variables() | inventory.variables(records.get(self.name), user)
 
 
 def _host(record: records.Record) -> Host:

@@ -9,26 +9,24 @@ from .settings import LabError
 
 
 def variables(record: records.Record, user: str = "root") -> dict[str, Any]:
-    found: dict[str, Any] = {
+    """How Ansible reaches a host."""
+    return {
         "ansible_host": record.address,
         "ansible_user": user,
         "ansible_ssh_private_key_file": str(hosts.ssh_key()),
         "ansible_ssh_common_args": " ".join(hosts.ssh_options()),
         "ansible_python_interpreter": "/usr/bin/python3",
     }
-    return found | mirror_variables(record)
 
 
-def mirror_variables(record: records.Record) -> dict[str, str]:
+def mirror_variables() -> dict[str, str]:
     """The roles' public variables, as a site with a mirror of its own sets them; none without a mirror."""
     state = parts.mirror_status()
     if state is None:
         return {}
-    family = "ubuntu" if record.identity.startswith("ubuntu") else "debian"
-    engine, toolkit = f"{state['url']}/docker/linux/{family}", f"{state['url']}/libnvidia-container"
+    toolkit = f"{state['url']}/libnvidia-container"
     return {
-        "rootless_docker_repository_url": engine,
-        "rootless_docker_repository_key_url": f"{engine}/gpg",
+        "rootless_docker_repository_url": state["url"] + "/docker/linux/{{ ansible_facts.distribution | lower }}",
         "rootless_docker_repository_key_fingerprint": state["fingerprint"],
         "nvidia_container_toolkit_repository_url": f"{toolkit}/stable/deb",
         "nvidia_container_toolkit_repository_key_url": f"{toolkit}/gpgkey",
@@ -37,14 +35,16 @@ def mirror_variables(record: records.Record) -> dict[str, str]:
 
 
 def build(names: list[str], user: str = "root") -> dict[str, Any]:
-    """All hosts, or those named, in the group that the collection's verbs are for."""
-    chosen = [records.get(name) for name in names or records.names() if names or records.load(name) is not None]
-    for record in chosen:
-        if names and record.phase != "ready":
-            raise LabError(f"{record.name} is broken (lab list)")
-    chosen = [record for record in chosen if record.phase == "ready"]
+    """All hosts, or those named, in the group that the collection's verbs are for.
+
+    The mirror is named for `all`, so that any group_vars can say otherwise.
+    """
+    for name in names:
+        if records.get(name).phase != "ready":
+            raise LabError(f"{name} is broken (lab list)")
+    chosen = [record for record in map(records.load, names or records.names()) if record and record.phase == "ready"]
     found = {record.name: variables(record, user) for record in chosen}
-    return {"all": {"children": {"gpu_hosts": {"hosts": found}}}}
+    return {"all": {"vars": mirror_variables(), "children": {"gpu_hosts": {"hosts": found}}}}
 
 
 def to_yaml(content: Mapping[str, Any], depth: int = 0) -> str:
