@@ -864,7 +864,7 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "cause": "Faulty GPU memory, PCIe link, riser, or an IOMMU that remaps wrongly.",
         "remedy": "Take {gpu} out of service; dmesg | grep -E 'Xid|AER|DMAR'; have the hardware looked at.",
     },
-    "CUDA_RESULT_WRONG": {
+    "CUDA_WRONG_RESULT": {
         "layer": "driver",
         "severity": "error",
         "title": "The GPU computes wrong results",
@@ -1012,13 +1012,6 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "title": "The host does not have as many GPUs as the inventory expects",
         "cause": "A GPU is missing, lost or excluded, or gpulab_gpus_expected is not what this host has.",
         "remedy": "Compare the GPUs named above with what is built in (lspci -d 10de:); then repair the host or correct gpulab_gpus_expected.",
-    },
-    "PROOF_GPU_UNKNOWN": {
-        "layer": "proof",
-        "severity": "error",
-        "title": "A GPU that the inventory gives to a user is not on this host",
-        "cause": "The UUID or index is mistyped, belongs to another host, or the GPU was replaced or is lost.",
-        "remedy": "Set gpulab_users.{user}.gpus to GPUs that are there: {there}.",
     },
     "PROOF_USER_UNKNOWN": {
         "layer": "proof",

@@ -26,7 +26,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._gpu_presence import 
 # NVML's return codes. Those that are not here are NVML_ERROR with the number as evidence.
 CODES = {
     4: "NVML_NO_PERMISSION",
-    9: "NVML_NOT_LOADED",
+    9: "DRIVER_NOT_LOADED",
     10: "NVML_TIMEOUT",
     12: "NVML_LIBRARY_NOT_FOUND",
     15: "NVML_GPU_LOST",
@@ -297,7 +297,7 @@ def collect(python_path: str, root: Path = Path("/")) -> dict[str, Any]:
         return {**empty, "findings": found, "verdict": "unknown"}
     answer = Nvml(library).read()
     codes = {f["code"] for f in answer["findings"]}
-    if not hardware and codes & {"NVML_LIBRARY_NOT_FOUND", "NVML_NOT_LOADED"}:
+    if not hardware and codes & {"NVML_LIBRARY_NOT_FOUND", "DRIVER_NOT_LOADED"}:
         answer["findings"] = [finding("NO_GPU", "no NVIDIA device on the PCI bus, no /dev/nvidia*")]
     elif not answer["gpus"] and not codes:
         code = "NVML_NO_DEVICES" if hardware else "NO_GPU"

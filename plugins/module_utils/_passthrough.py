@@ -176,7 +176,7 @@ class Passthrough:
             raise FleetError("PROOF_SPEC_MISSING", f"no spec of {_cdi_spec.KIND} in {', '.join(folders)}")
         unknown = [gpu for gpu in self.settings.gpus if gpu not in self.devices]
         if unknown:
-            raise FleetError("PROOF_GPU_UNKNOWN", f"{', '.join(unknown)} not in {', '.join(files)}")
+            raise FleetError("GPU_UNKNOWN", f"{', '.join(unknown)} not in {', '.join(files)}")
         self.step("spec", "pass", f"{', '.join(files)} has every assigned GPU", started)
 
     def provide_image(self, again: bool = False) -> None:
@@ -354,6 +354,7 @@ class Passthrough:
             "socket": getattr(self, "socket", "its socket"),
             "path": self.settings.python_path,
             "there": there,
+            "known": there,
         }
 
     def leave_unknown(self, error: FleetError) -> None:

@@ -44,8 +44,10 @@ PROBE_ERRORS = {
     "LIBRARY_NOT_FOUND": "CUDA_LIBRARY_NOT_FOUND",
     "UUID_NOT_VISIBLE": "PROOF_GPU_SET_DIFFERS",
     "COPY_DIFFERS": "CUDA_COPY_DIFFERS",
-    "RESULT_WRONG": "CUDA_RESULT_WRONG",
+    "RESULT_WRONG": "CUDA_WRONG_RESULT",
 }
+UNKNOWN_ERROR = 999
+UVM = "/dev/nvidia-uvm"
 REFUSED = ("EACCES", "EPERM")
 COMPUTE_STEPS = ("library", "cuInit", "devices", "device", "context", "memory", "copy", "kernel")
 NOT_REACHED = "not reached"
@@ -105,18 +107,20 @@ def error_code(answer: Mapping[str, Any]) -> str | None:
     files = {**answer.get("nodes", {}), **answer.get("control_nodes", {})}
     if any(said in REFUSED for said in files.values()):
         return "PROOF_NODE_FORBIDDEN"
+    if error["code"] == UNKNOWN_ERROR and UVM not in answer.get("control_nodes", {}):
+        return "UVM_MISSING"
     return PROBE_ERRORS.get(error["name"]) or CUDA_CODES.get(error["code"] or 0, "CUDA_ERROR")
 
 
 def evidence_of(answer: Mapping[str, Any], gpu: str | None) -> str:
     """What was seen, with what explains the usual cause."""
     text = f"{gpu or 'container'}: {error_text(answer['error'])}"
-    control = answer.get("control_nodes", {})
-    refused = [path for path, said in {**answer.get("nodes", {}), **control}.items() if said in REFUSED]
+    files = {**answer.get("nodes", {}), **answer.get("control_nodes", {})}
+    refused = [path for path, said in files.items() if said in REFUSED]
     if refused:
         text += f"; may not open {', '.join(refused)}"
-    elif answer["error"]["code"] == 999 and "/dev/nvidia-uvm" not in control:
-        text += "; /dev/nvidia-uvm is missing there"
+    elif error_code(answer) == "UVM_MISSING":
+        text += f"; {UVM} is not there"
     return text
 
 
