@@ -44,6 +44,7 @@ Type=notify
 NotifyAccess=all
 Environment=PATH=/usr/bin:/usr/sbin:/bin:/sbin:/usr/local/bin:/usr/share/docker.io/contrib
 ExecStart=/usr/bin/env dockerd-rootless.sh
+SyslogIdentifier=dockerd-rootless
 ExecReload=/bin/kill -s HUP $MAINPID
 TimeoutStartSec=300
 Restart=always
@@ -92,11 +93,14 @@ def started_at(pid: int) -> float:
 class Engine:
     """Reads what is there, compares it with what is wanted, acts on the difference."""
 
-    def __init__(self, user: Account, daemon: dict[str, Any], cdi_spec_dir: str, check: bool) -> None:
+    def __init__(
+        self, user: Account, daemon: dict[str, Any], cdi_spec_dir: str, check: bool, upgraded: bool = False
+    ) -> None:
         self.user = user
         self.daemon = daemon
         self.cdi_spec_dir = cdi_spec_dir
         self.check = check
+        self.upgraded = check and upgraded  # a package upgrade that is only predicted leaves no other trace
         self.actions: list[str] = []
         self.diff: list[dict[str, str]] = []
         self.stale: list[str] = []  # why the running engine is not what its files say
@@ -255,8 +259,8 @@ class Engine:
             if path.exists() and path.stat().st_mtime > start + 0.5:
                 reasons.append(f"{path} is newer than the running engine")
         replaced = self.replaced_programs(state["ControlGroup"])
-        if replaced:
-            reasons.append(f"{', '.join(replaced)} was replaced by a package since the start")
+        if replaced or self.upgraded:
+            reasons.append(f"{', '.join(replaced) or 'dockerd'} was replaced by a package since the start")
         return reasons
 
     def replaced_programs(self, cgroup: str) -> list[str]:

@@ -90,6 +90,11 @@ versions:
   type: dict
   returned: success
   sample: {docker-ce: "5:28.5.2-1~ubuntu.22.04~jammy"}
+upgraded:
+  description: Packages whose version changes, new ones not counted.
+  type: list
+  elements: str
+  returned: success
 removed:
   description: Conflicting packages that were removed.
   type: list
@@ -163,6 +168,7 @@ class Packages:
             # A package that was only repaired has the same version before and after.
             "changed": bool(todo or remove),
             "versions": {n: after[n] for n in self.names if n in after},
+            "upgraded": [n for n in self.names if n in before and n in after and before[n] != after[n]],
             "removed": remove,
             "diff": {"before": listing(before), "after": listing(after)},
         }
@@ -183,6 +189,7 @@ class Packages:
             raise FleetError("PACKAGE_INSTALL_FAILED", "; ".join(complaints(err)) or err)
         offers = parse_policy(out)
         targets = {}
+        unseen = []
         for package in todo:
             offer = offers.get(package.name)
             version = choose(package, offer) if offer else ""
@@ -190,12 +197,14 @@ class Packages:
                 if not self.module.check_mode:
                     self.unavailable(package, offer.versions if offer else [], offer.sources if offer else [])
                 targets[package.name] = package.version or "candidate"
-                self.module.warn(f"{package.name} {package.version} is not offered by the sources as they are")
+                unseen.append(f"{package.name} {package.version}".strip())
                 continue
             present = installed.get(package.name)
             if present and not self.p["allow_downgrade"] and self.older(version, present.version):
                 raise FleetError("PACKAGE_DOWNGRADE", f"{package.name} {present.version} installed, {version} wanted")
             targets[package.name] = version
+        if unseen:
+            self.module.warn(f"not offered by the sources as they are now: {', '.join(unseen)}")
         return targets
 
     def older(self, version: str, than: str) -> bool:

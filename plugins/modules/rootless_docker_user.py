@@ -29,6 +29,12 @@ options:
   cdi_spec_dir:
     description: Folder with the CDI specs of this user, which need not exist yet. Turns the engine's CDI feature on.
     type: path
+  upgraded:
+    description:
+      - Whether an earlier task replaces the engine's programs. Needed in check mode only, where they are not replaced
+        yet; otherwise the running engine tells.
+    type: bool
+    default: false
   state:
     description: The engine is set up and running.
     type: str
@@ -136,7 +142,8 @@ class RootlessUser:
 
     def engine(self, user: Account) -> Engine:
         params = self.module.params
-        return Engine(user, params["daemon"], params["cdi_spec_dir"] or "", self.module.check_mode)
+        check = self.module.check_mode
+        return Engine(user, params["daemon"], params["cdi_spec_dir"] or "", check, params["upgraded"])
 
     def refuse_unusable(self, user: Account) -> None:
         if not user.home.is_dir() or user.home.stat().st_uid != user.uid:
@@ -207,6 +214,7 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "daemon": {"type": "dict", "default": {}},
             "cdi_spec_dir": {"type": "path"},
+            "upgraded": {"type": "bool", "default": False},
             "state": {"type": "str", "choices": ["present"], "default": "present"},
         },
         supports_check_mode=True,

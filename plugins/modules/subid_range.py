@@ -16,7 +16,9 @@ description:
   - Refuses before any change when a named user shares ids with somebody else.
 options:
   users:
-    description: Names of the users. In check mode a user who does not exist yet is predicted for.
+    description:
+      - Names of the users. In check mode one who does not exist yet is expected to be made by an earlier task, with the
+        ranges that C(useradd) gives to a new account.
     type: list
     elements: str
     required: true
@@ -113,15 +115,15 @@ class Ranges:
     def __init__(self, module: AnsibleModule, etc: Path = Path("/etc")) -> None:
         self.module = module
         self.files = {kind: etc / kind for kind in KINDS}
-        self.users: dict[str, int | None] = {name: self.uid(name) for name in module.params["users"]}
-
-    def uid(self, name: str) -> int | None:
-        try:
-            return pwd.getpwnam(name).pw_uid
-        except KeyError as error:
-            if self.module.check_mode:
-                return None  # to be made by a task before this one
-            raise FleetError("USER_MISSING", name) from error
+        self.users: dict[str, int | None] = {}
+        for name in module.params["users"]:
+            try:
+                self.users[name] = pwd.getpwnam(name).pw_uid
+            except KeyError as error:
+                if not module.check_mode:
+                    raise FleetError("USER_MISSING", name) from error
+                if not all(path.exists() for path in self.files.values()):
+                    self.users[name] = None  # useradd gives ranges only where the files exist
 
     def converge(self) -> dict[str, Any]:
         text = {k: p.read_text(encoding="utf-8") if p.exists() else "" for k, p in self.files.items()}
