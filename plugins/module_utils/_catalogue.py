@@ -581,7 +581,7 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "driver",
         "severity": "info",
         "title": "This host has no NVIDIA GPU",
-        "cause": "There is no NVIDIA display device on the PCI bus and no driver; engines and stacks work without one.",
+        "cause": "There is no NVIDIA display device on the PCI bus; engines and stacks work without one.",
         "remedy": "Nothing to do. Where a GPU should be, set gpulab_gpus_expected so that its absence fails the run, and look at 'lspci -d 10de:'.",
     },
     "PYTHON_PARTS_MISSING": {
@@ -597,13 +597,6 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "title": "The driver refuses to answer for want of permission",
         "cause": "The device nodes of {gpu} are not open to this account (mode 0660 after NVreg_DeviceFileMode, for example).",
         "remedy": "Give /dev/nvidia* the mode 0666 (NVreg_DeviceFileMode=0666) or an ACL for the user, then run again.",
-    },
-    "NVML_NOT_LOADED": {
-        "layer": "driver",
-        "severity": "error",
-        "title": "The NVIDIA kernel module is not loaded",
-        "cause": "It was not built for the running kernel (DKMS), Secure Boot refuses its signature, or nouveau holds the GPU.",
-        "remedy": "modprobe nvidia, and read dmesg when that fails; 'dkms status' and 'mokutil --sb-state' name the two commonest causes.",
     },
     "NVML_LIBRARY_NOT_FOUND": {
         "layer": "driver",

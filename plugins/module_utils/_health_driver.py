@@ -11,6 +11,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._findings import find
 from ansible_collections.gpulab.fleet.plugins.module_utils._health import Check, Seen
 from ansible_collections.gpulab.fleet.plugins.module_utils._health_view import HostView, Unreadable
 from ansible_collections.gpulab.fleet.plugins.module_utils._nvml import CODES, code_finding
+from ansible_collections.gpulab.fleet.plugins.module_utils._settings import UUID
 
 LIBRARY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
 NO_DEVICES = 6  # nvidia-smi's exit code for "No devices were found"
@@ -45,7 +46,7 @@ def module(host: HostView) -> Seen:
     if pci and host.exists("/sys/module/nouveau"):
         yield finding("NOUVEAU_LOADED", f"{where}; /sys/module/nouveau exists")
     elif pci or facts.wants_gpu(host) or host.glob("/usr/lib/*/libnvidia-ml.so.1"):
-        yield finding("NVML_NOT_LOADED", f"/proc/driver/nvidia/version is absent; {where}")
+        yield finding("DRIVER_NOT_LOADED", f"/proc/driver/nvidia/version is absent; {where}")
 
 
 def library_version(host: HostView) -> str | None:
@@ -111,24 +112,22 @@ def given(host: HostView) -> Seen:
     for name, user in facts.dict_of(host.settings.get("gpulab_users")).items():
         gpus = facts.dict_of(user).get("gpus")
         for gpu in gpus if isinstance(gpus, list) else []:
-            if str(gpu) not in known and not str(gpu).startswith("MIG-") and ":" not in str(gpu):
+            # What nvidia-smi does not list: instances of MIG; and malformed names, which the settings' check tells.
+            if str(gpu) not in known and re.fullmatch(rf"\d+|GPU-{UUID}", str(gpu)):
                 there = ", ".join(f"{each['index']} = {each['uuid']}" for each in listed.gpus)
                 yield finding("GPU_UNKNOWN", f"{name}: {gpu}", user=name, known=there)
 
 
 def nodes(host: HostView) -> Seen:
     """The device nodes are there, are the driver's, and open to a container of an ordinary user."""
-    majors = {}
-    for line in (host.read("/proc/devices") or "").splitlines():
-        parts = line.split()
-        if len(parts) == 2 and parts[0].isdigit():
-            majors[parts[1]] = int(parts[0])
     uvm = host.node("/dev/nvidia-uvm")
+    drivers = re.findall(r"^ *(\d+) ", (host.read("/proc/devices") or "").partition("Block devices:")[0], re.MULTILINE)
     if uvm is None:
         yield finding("UVM_MISSING", "/dev/nvidia-uvm does not exist")
-    elif uvm.device and majors.get("nvidia-uvm") not in (None, uvm.device[0]):
-        seen = f"/dev/nvidia-uvm has major {uvm.device[0]}, /proc/devices says {majors['nvidia-uvm']}"
-        yield finding("UVM_NODE_STALE", seen)
+    elif uvm.device and drivers and str(uvm.device[0]) not in drivers:
+        yield finding(
+            "UVM_NODE_STALE", f"/dev/nvidia-uvm has major {uvm.device[0]}, which no driver in /proc/devices has"
+        )
     present = [
         path for path in host.glob("/dev/nvidia*") if re.fullmatch(r"/dev/nvidia(\d+|ctl|-uvm|-uvm-tools)", path)
     ]
@@ -189,7 +188,7 @@ CHECKS = (
     Check(
         "module",
         module,
-        ("NOUVEAU_LOADED", "NVML_NOT_LOADED"),
+        ("NOUVEAU_LOADED", "DRIVER_NOT_LOADED"),
         preflight=True,
         needed=lambda host: facts.gpu_present(host) or facts.wants_gpu(host),
     ),

@@ -112,6 +112,8 @@ def unit(host: HostView, name: str, account: Account | None = None) -> dict[str,
     scope = ["--user"] if account else []
 
     def read() -> dict[str, str] | None:
+        if not host.exists("/run/systemd/system"):
+            return None
         answer = host.run(["systemctl", *scope, "show", name, "-p", wanted], account=account)
         if answer is None:
             return None

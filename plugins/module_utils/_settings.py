@@ -107,6 +107,7 @@ VARIABLES: dict[str, Kind] = {
     "rootless_docker_containerd_version": VERSION,
     "rootless_docker_compose_version": VERSION,
     "rootless_docker_buildx_version": VERSION,
+    "rootless_docker_allow_downgrade": SWITCH,
     "rootless_docker_repository_url": URL,
     "rootless_docker_repository_key_url": URL,
     "rootless_docker_repository_key_fingerprint": FINGERPRINT,

@@ -70,7 +70,7 @@ EXAMPLES = r"""
         alice:
           gpus: all
       gpulab_gpus_expected: 2
-    controller_time: "{{ now(utc=true).timestamp() }}"
+    controller_time: "{{ now().timestamp() }}"
   register: health
 """
 
@@ -107,7 +107,7 @@ findings:
       description: What to do.
       type: str
 messages:
-  description: The same findings as text, one item each.
+  description: The errors among them as text, one item each.
   type: list
   elements: str
   returned: always
@@ -245,9 +245,8 @@ def main() -> None:
         for found in result["findings"]:
             if found["severity"] == "warning":
                 module.warn(warning(found))
-    module.exit_json(
-        changed=False, host=summary(host), messages=[message(found) for found in result["findings"]], **result
-    )
+    errors = [message(found) for found in result["findings"] if found["severity"] == "error"]
+    module.exit_json(changed=False, host=summary(host), messages=errors, **result)
 
 
 if __name__ == "__main__":
