@@ -77,6 +77,7 @@ class Report:
 
     written: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)  # users whose spec could not be made anew
     specs: dict[str, dict[str, Any]] = field(default_factory=dict)  # user -> {path, devices}
     diffs: list[dict[str, str]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -453,6 +454,7 @@ class Generator:
         for user in users:
             installed = installed_devices(self.root, user)
             if installed:
+                report.kept.append(user)
                 report.specs[user] = {"path": str(self.spec_path(user)), "devices": installed}
 
     def remove_others(self, users: Mapping[str, Gpus], report: Report) -> None:
@@ -740,7 +742,8 @@ def command_generate(arguments: argparse.Namespace) -> int:
     for path in report.removed:
         say(f"{path}: {would}removed", 5)
     for user, spec in sorted(report.specs.items()):
-        say(f"{user}: {', '.join(spec['devices'])}")
+        kept = " (the spec from before)" if user in report.kept else ""
+        say(f"{user}: {', '.join(spec['devices'])}{kept}")
     for found in report.findings:
         say(f"{found.code}: {found.evidence}", 3)
     if arguments.revive and not arguments.check:
