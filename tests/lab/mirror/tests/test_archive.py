@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -61,13 +62,9 @@ def test_a_download_leaves_the_package_and_its_description_only(tmp_path: Path) 
 def test_the_machines_own_lists_cache_and_hooks_are_out_of_play(tmp_path: Path) -> None:
     conf = archive._apt_settings(tmp_path / "apt", "trixie")
     dump = run(["apt-config", f"--config-file={conf}", "dump"]).stdout
-    for key in (
-        "Dir::State",
-        "Dir::State::status",
-        "Dir::Cache",
-        "Dir::Etc::SourceParts",
-        "Dir::Etc::PreferencesParts",
-    ):
-        assert f'{key} "{tmp_path}/' in dump, key
-    assert "APT::Update::Post-Invoke" not in dump
+    folders = dict(re.findall(r'^(Dir\S*) "(.*)";$', dump, re.M))
+    own = {key.lower() for key, path in folders.items() if path.startswith(str(tmp_path))}
+    wanted = {"dir::state", "dir::state::status", "dir::cache", "dir::etc::sourcelist", "dir::etc::sourceparts"}
+    assert own >= {*wanted, "dir::etc::preferences", "dir::etc::preferencesparts"}
+    assert not re.search(r"^APT::Update::Post-Invoke(-Success)?:: ", dump, re.M)
     assert (tmp_path / "apt/sources/debian.sources").read_text(encoding="utf-8").count("Suites: trixie\n") == 1
