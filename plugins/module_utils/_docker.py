@@ -31,6 +31,7 @@ ENGINE_SAYS = [
         (r"unresolvable CDI devices", "PROOF_CDI_UNRESOLVED"),
         (r"could not select device driver", "PROOF_CDI_OFF"),
         (r"error mounting \"[^\"]*\" to rootfs.*no such file or directory", "PROOF_SPEC_STALE"),
+        (r"(?:error creating device nodes:|failed to stat CDI host device).*/dev/nvidia-uvm\b", "UVM_MISSING"),
         (r"error creating device nodes:.*no such file or directory", "PROOF_NODE_MISSING"),
         (r"failed to stat CDI host device", "PROOF_NODE_MISSING"),
         (r"error running hook #\d+: (?:fork/exec|exec:?) .*no such file or directory", "PROOF_HOOK_MISSING"),
@@ -245,9 +246,13 @@ class Engine:
             timer.cancel()
 
 
+# What every failed start begins with, and where a container's files happened to lie.
+BOILERPLATE = re.compile(r"^failed to create task for container: .*?error during container init: |:/\S+/merged/\S*")
+
+
 def short(error: BaseException) -> str:
-    """The engine's own message without the HTTP around it."""
+    """The engine's own message without the HTTP and the layers around it."""
     explanation = getattr(error, "explanation", None)
     if isinstance(explanation, bytes):
         explanation = explanation.decode(errors="replace")
-    return str(explanation or error).strip()
+    return BOILERPLATE.sub("", str(explanation or error).strip())

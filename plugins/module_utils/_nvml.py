@@ -8,6 +8,7 @@ with what is known of it, and does not hide the others.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import select
@@ -198,7 +199,7 @@ class Nvml:
         if not hasattr(self.library, "c_nvmlGpuFabricInfoV_t"):
             return None
         info = self.library.c_nvmlGpuFabricInfoV_t()
-        if self.ask(label, "nvmlDeviceGetGpuFabricInfoV", handle, info) is None:
+        if self.ask(label, "nvmlDeviceGetGpuFabricInfoV", handle, ctypes.byref(info)) is None:
             return None
         return FABRIC_STATES.get(info.state)
 

@@ -73,6 +73,25 @@ class Judged:
         self.findings += other.findings
 
 
+def gathered(findings: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One finding a code; what was seen of several GPUs is told in one."""
+    kinds: dict[str, dict[str, Any]] = {}
+    seen: dict[str, dict[str, list[str]]] = {}
+    for found in findings:
+        kinds.setdefault(found["code"], found)
+        subject, colon, text = found["evidence"].partition(": ")
+        subject, text = (subject, text) if colon else ("", subject)
+        subjects = seen.setdefault(found["code"], {}).setdefault(text, [])
+        if subject not in subjects:
+            subjects.append(subject)
+    return [{**found, "evidence": evidence(seen[code])} for code, found in kinds.items()]
+
+
+def evidence(texts: Mapping[str, list[str]]) -> str:
+    lines = [": ".join(filter(None, (", ".join(subjects), text))) for text, subjects in texts.items()]
+    return "\n          ".join(lines)
+
+
 def fold(verdicts: Iterable[str]) -> str:
     """fail beats unknown, unknown beats pass; nothing at all is unknown."""
     seen = set(verdicts)

@@ -71,23 +71,55 @@ gpus:
     index: {description: "NVML's index; it can change at boot.", type: int, returned: always}
     uuid: {description: Stable identity; null when the GPU is lost., type: str, returned: always}
     name: {description: Product name., type: str, returned: always}
-    status: {description: "V(ok), or V(failed) when a finding of severity error names this GPU.", type: str, returned: always}
-    minor: {description: "Number of its device node, C(/dev/nvidia<minor>).", type: int, returned: success}
+    status:
+      description: "V(ok), or V(failed) when a finding of severity error names this GPU."
+      type: str
+      returned: always
+    minor:
+      description: Number of its device node, C(/dev/nvidia<minor>).
+      type: int
+      returned: success
     pci_bus_id: {description: PCI address., type: str, returned: success}
     compute_capability: {description: "For example V(8.0).", type: str, returned: success}
     memory_total_bytes: {description: Memory., type: int, returned: success}
     memory_used_bytes: {description: Memory in use., type: int, returned: success}
-    persistence_mode: {description: Whether the driver keeps the GPU initialised., type: bool, returned: success}
-    compute_mode: {description: "V(default), V(exclusive_process), V(exclusive_thread) or V(prohibited).", type: str, returned: success}
-    ecc: {description: "enabled; uncorrected and corrected errors since the driver was loaded.", type: dict, returned: success}
-    remapped_rows: {description: "corrected, uncorrected (counts); pending, failed.", type: dict, returned: success}
-    clock_reasons: {description: What holds the clocks down., type: list, elements: str, returned: success}
-    pcie: {description: "generation, generation_max, width, width_max (lanes).", type: dict, returned: success}
+    persistence_mode:
+      description: Whether the driver keeps the GPU initialised.
+      type: bool
+      returned: success
+    compute_mode:
+      description: "V(default), V(exclusive_process), V(exclusive_thread) or V(prohibited)."
+      type: str
+      returned: success
+    ecc:
+      description: enabled; uncorrected and corrected errors since the driver was loaded.
+      type: dict
+      returned: success
+    remapped_rows:
+      description: corrected, uncorrected (counts); pending, failed.
+      type: dict
+      returned: success
+    clock_reasons:
+      description: What holds the clocks down.
+      type: list
+      elements: str
+      returned: success
+    pcie:
+      description: generation, generation_max, width, width_max (lanes).
+      type: dict
+      returned: success
     temperature_celsius: {description: Temperature., type: int, returned: success}
     power_draw_watts: {description: Power being drawn., type: float, returned: success}
     power_limit_watts: {description: Power limit in force., type: float, returned: success}
-    processes: {description: "Compute processes: pid, memory_used_bytes.", type: list, elements: dict, returned: success}
-    fabric_state: {description: "NVSwitch fabric: V(completed), V(in_progress), V(not_started); null without one.", type: str, returned: success}
+    processes:
+      description: "Compute processes: pid, memory_used_bytes."
+      type: list
+      elements: dict
+      returned: success
+    fabric_state:
+      description: "NVSwitch fabric: V(completed), V(in_progress), V(not_started); null without one."
+      type: str
+      returned: success
     mig:
       description: >-
         supported, enabled, pending; instances as a list of index, uuid, name, gpu_instance, compute_instance
@@ -107,7 +139,6 @@ findings:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import sort_findings
 from ansible_collections.gpulab.fleet.plugins.module_utils._nvml import query
 

@@ -86,7 +86,14 @@ steps:
   elements: dict
   returned: always
   contains:
-    name: {description: "V(engine), V(spec), V(image); for each GPU V(visible), V(isolated), V(compute), V(bandwidth); V(none), V(all).", type: str, returned: always}
+    name:
+      description:
+        - V(engine), V(spec) and V(image) prepare.
+        - V(visible), V(isolated), V(compute) and V(bandwidth) are about one GPU each; V(isolated) is left out on a host
+          with a single GPU.
+        - V(none) and V(all) are the two controls.
+      type: str
+      returned: always
     gpu: {description: UUID of the GPU that the step is about, type: str, returned: always}
     verdict: {description: "V(pass), V(fail) or V(unknown).", type: str, returned: always}
     seconds: {description: How long it took., type: float, returned: always}
@@ -135,7 +142,6 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.gpulab.fleet.plugins.module_utils import _proof
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import message, sort_findings
 from ansible_collections.gpulab.fleet.plugins.module_utils._passthrough import Passthrough, Settings
@@ -166,17 +172,10 @@ def prove(settings: Settings) -> dict[str, Any]:
         "image": answer.image,
         "engine": answer.engine,
         "spec": answer.spec,
-        "findings": sort_findings(unique(judged.findings)),
+        "findings": sort_findings(_proof.gathered(judged.findings)),
         "seconds": round(time.monotonic() - started, 3),
         "changed": bool(answer.image.get("built")),
     }
-
-
-def unique(findings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    seen: dict[tuple[str, str], dict[str, Any]] = {}
-    for found in findings:
-        seen.setdefault((found["code"], found["evidence"]), found)
-    return list(seen.values())
 
 
 def stop_orderly(number: int, _frame: Any) -> None:

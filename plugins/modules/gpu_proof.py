@@ -93,10 +93,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.gpulab.fleet.plugins.module_utils import _record
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import write_atomic
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import message, sort_findings
+from ansible_collections.gpulab.fleet.plugins.module_utils._proof import gathered
 
 TOOLKIT = "nvidia-container-toolkit-base"
 
@@ -198,7 +198,7 @@ def main() -> None:
     nothing = _record.has_no_gpu(info) and not params["expected"]
     record, findings = _record.make(info, proofs, params["expected"], None if nothing else toolkit_version())
     lines = _record.host_lines(info) + [line for proof in proofs for line in proof["lines"]]
-    findings = sort_findings(findings)
+    findings = sort_findings(gathered(findings))
     result: dict[str, Any] = {"verdict": record["verdict"], "lines": lines, "findings": findings}
     if nothing:
         record = {}
