@@ -111,12 +111,11 @@ def _cached(kind: str, suite: str, packages: str, recipe: str, options: list[str
 
 
 def _forget_old(kind: str, suite: str, current: Path) -> None:
-    """Bases of earlier weeks; a fresh one under another key may be in use by another checkout."""
-    for path in CACHE.glob(f"{kind}-{suite}-*.tar"):
+    """Bases of earlier weeks, and what was made from them; a fresh one may be in use by another checkout."""
+    for path in CACHE.glob(f"{kind}-{suite}-*"):
         with contextlib.suppress(FileNotFoundError):
-            if path != current and time.time() - path.stat().st_mtime > 7 * 86400:
-                path.unlink()
-                remove_tree(archives(path))
+            if not path.name.startswith(current.stem) and time.time() - path.stat().st_mtime > 7 * 86400:
+                remove_tree(path)
 
 
 def archives(base: Path) -> Path:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from . import api, base, hosts, identity, inventory, machine, parts, records, snapshots, supervisor
+from . import api, base, hosts, identity, image, inventory, machine, parts, records, snapshots, supervisor
 from .settings import LabError, NotPossible, say
 
 
@@ -58,6 +58,16 @@ def make_base(asked: argparse.Namespace) -> int:
 
 def image_base(asked: argparse.Namespace) -> int:
     print(base.image_base(asked.suite))
+    return 0
+
+
+def image_archive(asked: argparse.Namespace) -> int:
+    print(image.archive(asked.suite))
+    return 0
+
+
+def stack_variables(_: argparse.Namespace) -> int:
+    show(image.stack_variables())
     return 0
 
 
@@ -174,6 +184,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("suite", choices=base.SUITES)
     made = command("image-base", image_base, "make a tar for `docker import`, and print its path")
     made.add_argument("suite", choices=base.SUITES, nargs="?", default="bookworm")
+    made = command("image-archive", image_archive, "the same for `docker load`, tagged lab/base:SUITE")
+    made.add_argument("suite", choices=base.SUITES, nargs="?", default="bookworm")
+    made = command("stack-variables", stack_variables, "what a stack is given so that its images build here, as JSON")
+    made.add_argument("stack", nargs="?", help="any: they are the same for all")
     made = command("create", create, "make a host and boot it")
     made.add_argument("name")
     made.add_argument("--suite", choices=base.SUITES, help="default: what the identity is made of")

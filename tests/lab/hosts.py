@@ -15,7 +15,7 @@ from pathlib import Path
 from . import base, carry, cgroup, identity, network, parts, records, supervisor
 from .records import Record
 from .settings import STATE, LabError, say
-from .system import Busy, children, is_locked, lock, process_runs, remove_tree, run, send
+from .system import WITH_US, Busy, children, is_locked, lock, process_runs, remove_tree, run, send
 
 POWEROFF, REBOOT = signal.SIGRTMIN + 4, signal.SIGRTMIN + 5  # what systemd makes of these as process 1
 
@@ -88,7 +88,7 @@ def create(name: str, suite: str | None, posed: str | None, gpus: int, faults: l
 def _unpack(record: Record, tar: Path) -> None:
     record.root.mkdir()
     kept = ["--numeric-owner", "--xattrs", "--xattrs-include=*"]
-    run(["tar", "-xf", tar, "-C", record.root, *kept, "--exclude=./dev/*"])
+    run([*WITH_US, "tar", "-xf", tar, "-C", record.root, *kept, "--exclude=./dev/*"])
 
 
 def _furnish(record: Record, key: Path) -> None:

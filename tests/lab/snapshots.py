@@ -6,7 +6,7 @@ from pathlib import Path
 from . import cgroup, hosts, records
 from .records import Record
 from .settings import LabError
-from .system import remove_tree, run
+from .system import WITH_US, remove_tree, run
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
 
@@ -26,7 +26,7 @@ def _copy(source: Path, target: Path) -> None:
     """Exact: owners, modes, times, links, holes, devices, access lists and attributes; whole or not at all."""
     partial = target.with_name(f".{target.name}.partial")
     remove_tree(partial)
-    run(["cp", "--archive", "--one-file-system", "--sparse=always", "--reflink=auto", source, partial])
+    run([*WITH_US, "cp", "--archive", "--one-file-system", "--sparse=always", "--reflink=auto", source, partial])
     remove_tree(target)
     partial.rename(target)
 

@@ -6,11 +6,15 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from .settings import LabError
+
+# In front of a command that works long on files: it dies with the command of ours that started it, however that dies.
+WITH_US = ("setpriv", "--pdeathsig", "KILL")
 
 
 def run(argv: Sequence[str | Path], stdin: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -19,7 +23,7 @@ def run(argv: Sequence[str | Path], stdin: str | None = None, check: bool = True
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, errors="replace", check=False)
     if check and done.returncode:
         words = (done.stderr or done.stdout).strip() or f"exit {done.returncode}"
-        raise LabError(f"{' '.join(command[:6])}: {words}")
+        raise LabError(f"{' '.join(command[:8])}: {words}")
     return done
 
 
@@ -40,8 +44,14 @@ def read_json(path: Path) -> Any:
 
 def remove_tree(path: Path) -> None:
     """Never crosses into another file system: a mount that was left in a tree keeps its content."""
-    if path.exists() or path.is_symlink():
-        run(["rm", "-rf", "--one-file-system", "--", path])
+    for _ in range(5):
+        if not path.exists() and not path.is_symlink():
+            return
+        done = run([*WITH_US, "rm", "-rf", "--one-file-system", "--", path], check=False)
+        if done.returncode == 0:
+            return
+        time.sleep(0.2)  # somebody who was just killed wrote his last file
+    raise LabError(f"{path} cannot be removed: {done.stderr.strip()}")
 
 
 class Busy(LabError):
