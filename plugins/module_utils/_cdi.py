@@ -28,6 +28,7 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -46,6 +47,8 @@ SPEC_NAME = "nvidia.json"
 STATE = "/run/gpulab"
 KIND = "nvidia.com/gpu"
 TOOL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+REVIVE_SECONDS = 60  # for one engine; less than any engine's unit allows for its start
 
 EXIT_DIFFERS = 1  # generate --check: something would be written
 EXIT_FINDINGS = 3  # something is wrong with driver, toolkit or settings; it has been said
@@ -650,7 +653,9 @@ def revive(engine: Engine, devices: Sequence[str], deadline: float) -> list[str]
     for container in engine.given_up():
         name = str(container["Name"]).lstrip("/")
         absent = unresolved(container, devices)
-        if absent:
+        if time.monotonic() > deadline:
+            said.append(f"{name}: no time left to start it; 'docker start {name}' does")
+        elif absent:
             said.append(f"{name}: stays down, the spec has no {', '.join(absent)}")
         else:
             said.append(f"{name}: {start_again(engine, container['Id'], deadline)}")
@@ -747,7 +752,7 @@ def command_generate(arguments: argparse.Namespace) -> int:
     for found in report.findings:
         say(f"{found.code}: {found.evidence}", 3)
     if arguments.revive and not arguments.check:
-        for line in revive_all(sorted(users), 20):
+        for line in revive_all(sorted(users), REVIVE_SECONDS):
             say(line, 5)
     if report.findings:
         return EXIT_FINDINGS
@@ -762,6 +767,8 @@ def command_revive(arguments: argparse.Namespace) -> int:
             say(str(trouble), 3)
             return EXIT_FINDINGS
     else:
+        # This runs while the user's unit starts: an engine that hangs must not make that start fail.
+        signal.alarm(int(arguments.timeout) + 20)
         account = pwd.getpwuid(os.geteuid())
         lines = revive_own(account.pw_name, account.pw_uid, arguments.timeout)
     for line in lines:
@@ -779,7 +786,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     generate.add_argument("--revive", action="store_true", help="afterwards start containers that had missed their GPU")
     generate.set_defaults(run=command_generate)
     again = commands.add_parser("revive", help="start containers that had missed their GPU (as root: of all users)")
-    again.add_argument("--timeout", type=float, default=20, metavar="SECONDS", help="for one engine")
+    again.add_argument("--timeout", type=float, default=REVIVE_SECONDS, metavar="SECONDS", help="for one engine")
     again.set_defaults(run=command_revive)
     arguments = parser.parse_args(argv)
     return int(arguments.run(arguments))

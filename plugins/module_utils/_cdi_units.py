@@ -22,7 +22,7 @@ StartLimitIntervalSec=0
 Type=oneshot
 ExecStart=/usr/bin/python3 {PROGRAM} generate --wait 20 --revive
 SuccessExitStatus=3
-TimeoutStartSec=180
+TimeoutStartSec=600
 
 [Install]
 WantedBy=multi-user.target
@@ -58,7 +58,7 @@ StartLimitIntervalSec=0
 Type=oneshot
 ExecStart=/usr/bin/python3 {PROGRAM} generate --if-changed --revive
 SuccessExitStatus=3
-TimeoutStartSec=180
+TimeoutStartSec=600
 LogLevelMax=notice
 """
 
@@ -88,7 +88,7 @@ After=gpulab-cdi.service
 USER_ENGINE = f"""\
 # Written by gpulab.fleet (role nvidia_container_toolkit).
 [Service]
-ExecStartPost=-/usr/bin/python3 {PROGRAM} revive --timeout 20
+ExecStartPost=-/usr/bin/python3 {PROGRAM} revive
 """
 
 SYSTEM_UNITS = {

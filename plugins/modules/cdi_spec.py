@@ -241,7 +241,7 @@ class CdiSpec:
         self.specs = report.specs
         self.findings += report.findings
         if report.changed and not self.check:
-            self.actions += _cdi.revive_all(users, 20)
+            self.actions += _cdi.revive_all(users, _cdi.REVIVE_SECONDS)
 
     def foretell(self, users: Mapping[str, _cdi.Gpus]) -> None:
         """What the first run will write, as far as it can be known without the toolkit."""

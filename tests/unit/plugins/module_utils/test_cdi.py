@@ -527,6 +527,12 @@ def test_the_engine_may_need_a_moment(engine: Callable[..., FakeEngine], tmp_pat
     assert server.started == ["c1"]
 
 
+def test_when_time_is_up_the_rest_is_named(engine: Callable[..., FakeEngine], tmp_path: Path) -> None:
+    server = engine(container(), {**container(), "Id": "c2", "Name": "/other"})
+    lines = revive(tmp_path, ["0"], seconds=-1)
+    assert server.started == [] and len(lines) == 2 and all("docker start" in line for line in lines)
+
+
 def test_but_not_for_ever(engine: Callable[..., FakeEngine], tmp_path: Path) -> None:
     server = engine(container(), refuse=1000)
     started = time.monotonic()
