@@ -29,8 +29,19 @@ def test_there_are_roles() -> None:
 def test_defaults_and_spec_are_in_lockstep(role: Path) -> None:
     options = load(role / "meta" / "argument_specs.yml")["argument_specs"]["main"]["options"]
     defaults = load(role / "defaults" / "main.yml")
-    documented = {name: option["default"] for name, option in options.items() if "default" in option}
+    documented = {n: o["default"] for n, o in options.items() if "default" in o and n.startswith(role.name)}
     assert documented == defaults
+
+
+def test_shared_variables_are_described_alike_everywhere() -> None:
+    seen: dict[str, dict[str, Any]] = {}
+    for role in ROLES:
+        options = load(role / "meta" / "argument_specs.yml")["argument_specs"]["main"]["options"]
+        for name, option in options.items():
+            if name.startswith("gpulab_"):
+                shape = {key: option.get(key) for key in ("type", "default", "elements")}
+                assert seen.setdefault(name, shape) == shape, f"{role.name}: {name}"
+    assert set(seen) == {"gpulab_users", "gpulab_stacks", "gpulab_gpus_expected"}
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda r: r.name)
