@@ -32,7 +32,7 @@ options:
   vendor_refresh:
     description: >-
       The toolkit's own C(nvidia-cdi-refresh) units, which only serve a rootful engine. V(masked) keeps them from
-      running, V(kept) undoes that.
+      running and removes the spec that they wrote to C(/run/cdi), V(kept) undoes that.
     type: str
     choices: [masked, kept]
     default: masked
@@ -132,6 +132,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import accou
 
 Units = dict[str, dict[str, str]]
 
+VENDOR_SPEC = Path("/run/cdi/nvidia.yaml")  # what the toolkit's own units write
 OUR_UNITS = (*ENABLED, "gpulab-cdi-poll.service")
 
 
@@ -213,6 +214,8 @@ class CdiSpec:
         self.reload(written, users)
         for step in unit_steps(self.units(), self.module.params["vendor_refresh"]):
             self.systemctl(*step)
+            if step[0] == "mask" and VENDOR_SPEC.exists():
+                self.remove(VENDOR_SPEC)  # nothing keeps it true from now on
         if installed:
             self.take(self.generate(generator, users), sorted(users))
         else:

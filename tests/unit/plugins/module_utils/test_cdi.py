@@ -1,4 +1,4 @@
-"""Specs that are made, checked, installed, kept and removed; containers that are started again and those that are not."""
+"""Specs that are made, checked, installed, kept and removed; containers that are started again, and not."""
 
 from __future__ import annotations
 
