@@ -4,6 +4,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
 DOCUMENTATION = r"""
 name: findings_summary
 short_description: What host_health_info found on a fleet, one line a host
@@ -35,11 +40,6 @@ _value:
   elements: str
 """
 
-from collections.abc import Mapping
-from typing import Any
-
-from ansible.errors import AnsibleFilterError
-
 HEADING = ("HOST", "VERDICT", "GPUS", "DRIVER", "ENGINE", "TOOLKIT", "FINDINGS")
 ORDER = ("not seen", "fail", "unknown", "pass")
 
@@ -48,7 +48,9 @@ def findings_summary(results: Any) -> list[str]:
     """Results by host as lines of a table."""
     if not isinstance(results, Mapping):
         raise AnsibleFilterError("findings_summary takes a mapping from host to result")
-    rows = sorted((_row(name, result) for name, result in results.items()), key=lambda row: (ORDER.index(row[1]), row[0]))
+    rows = sorted(
+        (_row(name, result) for name, result in results.items()), key=lambda row: (ORDER.index(row[1]), row[0])
+    )
     widths = [max(len(row[column]) for row in [HEADING, *rows]) for column in range(len(HEADING) - 1)]
     lines = []
     for row in [HEADING, *rows]:

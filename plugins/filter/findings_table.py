@@ -4,6 +4,12 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
 DOCUMENTATION = r"""
 name: findings_table
 short_description: What host_health_info found on one host, as lines for people
@@ -43,12 +49,6 @@ _value:
   type: list
   elements: str
 """
-
-import textwrap
-from collections.abc import Iterator, Mapping
-from typing import Any
-
-from ansible.errors import AnsibleFilterError
 
 LABEL = 9  # columns of the first column
 
@@ -109,7 +109,9 @@ def _facts(host: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "toolkit", host.get("toolkit") or "none"
     for user in host.get("users") or []:
         if user["answers"]:
-            state = f"Docker {user['version']}, {user['storage_driver']}, {user['containers_running']} containers running"
+            state = (
+                f"Docker {user['version']}, {user['storage_driver']}, {user['containers_running']} containers running"
+            )
         else:
             state = "engine set up, does not answer or may not be asked"
         yield "user", f"{user['name']}: {state}"

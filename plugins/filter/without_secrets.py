@@ -4,6 +4,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
 DOCUMENTATION = r"""
 name: without_secrets
 short_description: Variables of this collection without what must not reach a log
@@ -32,12 +38,6 @@ _value:
   type: dict
 """
 
-import re
-from collections.abc import Mapping
-from typing import Any
-
-from ansible.errors import AnsibleFilterError
-
 HIDDEN = "(secret)"
 
 
@@ -51,7 +51,7 @@ def without_secrets(variables: Any) -> dict[str, Any]:
         if isinstance(stack, dict) and "secrets" in stack:
             secrets = stack["secrets"]
             # What is no mapping is an error that the check reports; its value is as secret.
-            stack["secrets"] = {name: HIDDEN for name in secrets} if isinstance(secrets, dict) else HIDDEN
+            stack["secrets"] = dict.fromkeys(secrets, HIDDEN) if isinstance(secrets, dict) else HIDDEN
     return shown
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from_error, sort_findings
+from ansible_collections.gpulab.fleet.plugins.module_utils._health_facts import wants_gpu
 from ansible_collections.gpulab.fleet.plugins.module_utils._health_view import HostView, Unreadable
 
 # What a check yields: a finding, or what it could not look at (and goes on).
@@ -22,6 +23,7 @@ class Check(NamedTuple):
     codes      every code it can yield
     preflight  whether what it finds stops an installation, so that preflight runs it
     needed     whether it has a meaning on this host at all
+    for_gpus   it stops only who wants GPUs: preflight leaves it out where the inventory gives nobody one
     """
 
     name: str
@@ -29,6 +31,7 @@ class Check(NamedTuple):
     codes: tuple[str, ...]
     preflight: bool = False
     needed: Callable[[HostView], bool] = lambda host: True
+    for_gpus: bool = False
 
 
 def examine(host: HostView, checks: Iterable[Check], scope: str) -> dict[str, Any]:
@@ -40,9 +43,9 @@ def examine(host: HostView, checks: Iterable[Check], scope: str) -> dict[str, An
     unknown: list[dict[str, str]] = []
     ran: list[str] = []
     for check in checks:
-        if scope == "preflight" and not check.preflight:
-            continue
         try:
+            if scope == "preflight" and not (check.preflight and (wants_gpu(host) or not check.for_gpus)):
+                continue
             if not check.needed(host):
                 continue
             ran.append(check.name)

@@ -85,8 +85,8 @@ def answers(host: HostView) -> Seen:
         yield finding("NVML_NO_DEVICES", f"nvidia-smi: {said} (exit code {smi.rc})")
     elif smi.rc in CODES:
         yield code_finding(smi.rc, f"nvidia-smi: {said}")
-    elif smi.rc == 999 % 256:
-        yield code_finding(999, f"nvidia-smi: {said}")
+    elif "Unknown Error" in smi.text:
+        yield code_finding(999, f"nvidia-smi: {said}")  # an exit code has 8 bits: 255
     elif smi.rc != 0:
         yield code_finding(smi.rc, f"nvidia-smi: {said}")
 
@@ -105,11 +105,14 @@ def count(host: HostView) -> Seen:
 
 def given(host: HostView) -> Seen:
     """The GPUs that the inventory gives to users are there."""
+    users = facts.dict_of(host.settings.get("gpulab_users"))
+    if not any(isinstance(facts.dict_of(user).get("gpus"), list) for user in users.values()):
+        return
     listed = facts.smi(host)
     if listed is None or not listed.gpus:
-        return
+        return  # told by the check 'answers'
     known = {str(gpu[key]) for gpu in listed.gpus for key in ("index", "uuid")}
-    for name, user in facts.dict_of(host.settings.get("gpulab_users")).items():
+    for name, user in users.items():
         gpus = facts.dict_of(user).get("gpus")
         for gpu in gpus if isinstance(gpus, list) else []:
             # What nvidia-smi does not list: instances of MIG; and malformed names, which the settings' check tells.
@@ -191,6 +194,7 @@ CHECKS = (
         ("NOUVEAU_LOADED", "DRIVER_NOT_LOADED"),
         preflight=True,
         needed=lambda host: facts.gpu_present(host) or facts.wants_gpu(host),
+        for_gpus=True,
     ),
     Check(
         "answers",
@@ -205,6 +209,7 @@ CHECKS = (
         ),
         preflight=True,
         needed=facts.gpu_present,
+        for_gpus=True,
     ),
     Check("count", count, ("PROOF_GPU_COUNT",), preflight=True),
     Check("given", given, ("GPU_UNKNOWN",), preflight=True, needed=facts.gpu_present),

@@ -93,6 +93,9 @@ def toolkit(host: HostView) -> Seen:
         if facts.users_with_specs(host):
             yield finding("TOOLKIT_MISSING", f"users with GPUs: {', '.join(facts.users_with_specs(host))}")
         return
+    rootful = (facts.unit(host, "docker.service") or {}).get("ActiveState") == "active"
+    if "nvidia-container-toolkit" in known and facts.users_with_specs(host) and not rootful:
+        yield finding("TOOLKIT_LEGACY_HOOK", f"nvidia-container-toolkit {known['nvidia-container-toolkit'].version}")
     versions = sorted({package.version for package in known.values()})
     seen = ", ".join(f"{name} {package.version}" for name, package in known.items())
     if len(versions) > 1:
@@ -190,7 +193,11 @@ def conflicts(host: HostView) -> Seen:
 
 
 CHECKS = (
-    Check("toolkit", toolkit, ("TOOLKIT_MISSING", "TOOLKIT_VERSIONS_MIXED", "TOOLKIT_VERSION_REFUSED")),
+    Check(
+        "toolkit",
+        toolkit,
+        ("TOOLKIT_MISSING", "TOOLKIT_LEGACY_HOOK", "TOOLKIT_VERSIONS_MIXED", "TOOLKIT_VERSION_REFUSED"),
+    ),
     Check("global_settings", global_settings, ("TOOLKIT_NO_CGROUPS", "LEGACY_RUNTIME_DEFAULT")),
     Check(
         "user_specs",

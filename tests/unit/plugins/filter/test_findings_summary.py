@@ -1,0 +1,43 @@
+"""A fleet's health in lines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible_collections.gpulab.fleet.plugins.filter.findings_summary import findings_summary
+from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding
+
+HOST = {"gpus": [{}, {}], "driver": "580.95.05", "engine": {"version": "28.5.2"}, "toolkit": "1.20.0-1"}
+
+
+def result(verdict: str, *findings: Any, unknown: Any = ()) -> dict[str, Any]:
+    return {"verdict": verdict, "findings": list(findings), "unknown": list(unknown), "host": HOST}
+
+
+def test_worst_first() -> None:
+    lines = findings_summary(
+        {
+            "good": result("pass", finding("CGROUP_CONTROLLERS_MISSING", "a note")),
+            "bad": result("fail", finding("UVM_MISSING", "x"), finding("UVM_MISSING", "y"), finding("LINGER_OFF", "z")),
+            "dim": result("unknown", unknown=[{"check": "a", "reason": "b"}]),
+            "off": {"unreachable": True, "msg": "Connection timed out\nmore"},
+        }
+    )
+    assert lines == [
+        "HOST  VERDICT   GPUS  DRIVER     ENGINE  TOOLKIT   FINDINGS",
+        "off   not seen  -     -          -       -         Connection timed out",
+        "bad   fail      2     580.95.05  28.5.2  1.20.0-1  UVM_MISSING, LINGER_OFF",
+        "dim   unknown   2     580.95.05  28.5.2  1.20.0-1  1 not looked at",
+        "good  pass      2     580.95.05  28.5.2  1.20.0-1  -",
+    ]
+
+
+def test_nothing_known_of_a_host() -> None:
+    assert findings_summary({"a": None})[1].split() == ["a", "not", "seen", "-", "-", "-", "-", "no", "result"]
+
+
+def test_something_else_is_refused() -> None:
+    with pytest.raises(AnsibleFilterError):
+        findings_summary(["a"])
