@@ -118,10 +118,8 @@ def outstanding(
 
 def choose(package: Wanted, offer: Offer) -> str:
     """The full version to install, or '' when it is not offered."""
-    if not package.version:
-        version = offer.candidate
-    else:
-        version = next((v for v in offer.versions if matches(package.version, v)), "")
+    fitting = [v for v in offer.versions if matches(package.version, v)] if package.version else [offer.candidate]
+    version = fitting[0] if fitting else ""
     if version and below(version, package.minimum):
         raise too_old(package, f"{version} is what the sources offer")
     return version

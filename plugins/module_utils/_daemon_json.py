@@ -90,11 +90,14 @@ def ours(existing: dict[str, Any], daemon: dict[str, Any], cdi_spec_dir: str, be
 
     before  what it put in the last time: rotation that is ours is not the user's choice
     """
-    wanted: dict[str, Any] = {}
-    chosen = {k for k in LOGGING if k in daemon or (k in existing and k not in before)}
-    if not chosen:
-        wanted = overlay(wanted, LOGGING)
-    wanted = overlay(wanted, daemon)
+    chosen = {k for k in LOGGING if k in daemon or existing.get(k) != before.get(k)}
+    if not chosen or not any(k in daemon or k in existing for k in LOGGING):
+        wanted = overlay(LOGGING, daemon)
+    elif chosen == {"log-opts"} and "log-driver" in before:
+        # Only other limits for the driver that we set.
+        wanted = overlay({"log-driver": LOGGING["log-driver"]}, daemon)
+    else:
+        wanted = copy.deepcopy(daemon)
     if cdi_spec_dir:
         wanted = overlay(wanted, {"features": {"cdi": True}, "cdi-spec-dirs": [cdi_spec_dir]})
     return wanted

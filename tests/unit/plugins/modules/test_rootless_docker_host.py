@@ -1,0 +1,191 @@
+"""rootless_docker_host: when a root engine is refused, kept or kept from ever starting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.gpulab.fleet.plugins.modules import rootless_docker_host as module_under_test
+from ansible_collections.gpulab.fleet.plugins.modules.rootless_docker_host import (
+    APPARMOR_PROFILE,
+    DELEGATION,
+    UNITS,
+    Host,
+    parse_show,
+    to_mask,
+)
+
+ABSENT = ("not-found", "inactive", "")
+MASKED = ("masked", "inactive", "masked")
+RUNNING = ("loaded", "active", "enabled")
+OFF = ("loaded", "inactive", "disabled")
+DROP_IN = "etc/systemd/system/user@.service.d/gpulab-delegate.conf"
+
+
+def show(**units: tuple[str, str, str]) -> str:
+    """What systemctl answers; units that are not named are absent."""
+    blocks = []
+    for name in UNITS:
+        load, active, file = units.get(name.replace(".", "_"), ABSENT)
+        blocks.append(f"Id={name}\nLoadState={load}\nActiveState={active}\nUnitFileState={file}\n")
+    return "\n".join(blocks)
+
+
+class Failed(Exception):
+    pass
+
+
+def host(root: Path, answer: str, check: bool = False, **params: Any) -> tuple[Host, list[list[str]]]:
+    calls: list[list[str]] = []
+
+    def run(argv: list[str], check_rc: bool) -> tuple[int, str, str]:
+        assert check_rc
+        if argv[1] != "show":
+            calls.append(argv)
+        return 0, answer, ""
+
+    def fail(**result: Any) -> None:
+        raise Failed(result["msg"])
+
+    module: Any = SimpleNamespace(
+        params={"rootful": "refuse", "users": [], "may_create": [], **params},
+        check_mode=check,
+        run_command=run,
+        fail_json=fail,
+    )
+    return Host(module, root), calls
+
+
+@pytest.mark.parametrize(
+    ("units", "masked"),
+    [
+        ({}, ["docker.service", "docker.socket", "containerd.service"]),
+        ({"docker_service": OFF, "docker_socket": OFF}, ["docker.service", "docker.socket", "containerd.service"]),
+        # rootless by Docker's own instructions: containerd was left running, and may be somebody else's
+        (
+            {"docker_service": OFF, "docker_socket": OFF, "containerd_service": RUNNING},
+            ["docker.service", "docker.socket"],
+        ),
+        ({"docker_service": MASKED, "docker_socket": MASKED, "containerd_service": MASKED}, []),
+    ],
+)
+def test_units_that_are_masked(units: dict[str, tuple[str, str, str]], masked: list[str]) -> None:
+    assert to_mask(parse_show(show(**units))) == masked
+
+
+def test_fresh_host_then_nothing_more(tmp_path: Path) -> None:
+    first, calls = host(tmp_path, show())
+    result = first.converge()
+    assert result["changed"]
+    assert not result["rootful"]
+    assert (tmp_path / DROP_IN).read_text() == DELEGATION
+    assert ["systemctl", "mask", "docker.service", "docker.socket", "containerd.service"] in calls
+    assert calls[-1] == ["systemctl", "daemon-reload"]
+    second, calls = host(tmp_path, show(docker_service=MASKED, docker_socket=MASKED, containerd_service=MASKED))
+    assert second.converge() == {"changed": False, "actions": [], "diff": [], "rootful": False, "missing_users": []}
+    assert calls == []
+
+
+def test_check_mode_predicts_the_same_and_writes_nothing(tmp_path: Path) -> None:
+    checked, calls = host(tmp_path, show(), check=True)
+    predicted = checked.converge()
+    assert calls == []
+    assert list(tmp_path.iterdir()) == []
+    done = host(tmp_path, show())[0].converge()
+    assert predicted == done
+
+
+@pytest.mark.parametrize(
+    "units",
+    [{"docker_service": RUNNING}, {"docker_socket": RUNNING}, {"docker_service": ("loaded", "inactive", "enabled")}],
+)
+@pytest.mark.parametrize("check", [True, False])
+def test_a_root_engine_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, units: dict[str, tuple[str, str, str]], check: bool
+) -> None:
+    monkeypatch.setattr(module_under_test, "get", lambda _path, _question: {"DockerRootDir": "/data/docker"})
+    monkeypatch.setattr(module_under_test, "container_names", lambda _path, everything: ["db", "web"])
+    refused, calls = host(tmp_path, show(**units), check)
+    with pytest.raises(Failed) as caught:
+        refused.converge()
+    said = str(caught.value)
+    assert "ROOTFUL_ENGINE" in said
+    if units.get("docker_service", OFF)[1] == "active":
+        assert "containers: db, web; data root /data/docker" in said
+    else:
+        # Asking through the socket would start the engine.
+        assert "it is not running; data root /var/lib/docker" in said
+    assert calls == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_data_root_of_an_engine_that_is_off(tmp_path: Path) -> None:
+    (tmp_path / "etc/docker").mkdir(parents=True)
+    (tmp_path / "etc/docker/daemon.json").write_text('{"data-root": "/srv/docker"}')
+    with pytest.raises(Failed, match="/srv/docker"):
+        host(tmp_path, show(docker_socket=RUNNING))[0].converge()
+
+
+def test_a_root_engine_that_is_kept(tmp_path: Path) -> None:
+    kept, calls = host(tmp_path, show(docker_service=RUNNING, containerd_service=OFF), rootful="keep")
+    assert kept.converge()["rootful"]
+    assert calls == [["systemctl", "daemon-reload"]]
+
+
+def test_keep_masks_where_there_is_nothing_to_keep(tmp_path: Path) -> None:
+    _, calls = (pair := host(tmp_path, show(), rootful="keep"))
+    assert not pair[0].converge()["rootful"]
+    assert calls[0][1] == "mask"
+
+
+def test_a_kubernetes_node_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FleetError, match="KUBERNETES_NODE"):
+        host(tmp_path, show(containerd_service=RUNNING, kubelet_service=RUNNING))[0].converge()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("params", "code"),
+    [({"users": ["no-such-user"]}, "USER_MISSING"), ({"users": ["root"]}, "USER_IS_ROOT")],
+)
+def test_users_are_looked_at_first(tmp_path: Path, params: dict[str, Any], code: str) -> None:
+    with pytest.raises(FleetError) as caught:
+        host(tmp_path, show(), **params)[0].converge()
+    assert caught.value.code == code
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_users_that_may_be_made(tmp_path: Path) -> None:
+    result = host(tmp_path, show(), users=["daemon"], may_create=["no-such-user", "bin"])[0].converge()
+    assert result["missing_users"] == ["no-such-user"]
+
+
+@pytest.mark.parametrize(
+    ("switch", "profile", "written"),
+    [
+        (None, None, False),
+        ("0", None, False),
+        ("1", None, True),
+        ("1", "profile rootlesskit /usr/bin/rootlesskit flags=(unconfined) { userns, }", False),  # Ubuntu's own
+        ("1", "profile x /usr/bin/x {}", True),
+    ],
+)
+def test_apparmor(tmp_path: Path, switch: str | None, profile: str | None, written: bool) -> None:
+    (tmp_path / "etc/apparmor.d/abi").mkdir(parents=True)
+    if switch is not None:
+        knob = tmp_path / "proc/sys/kernel/apparmor_restrict_unprivileged_userns"
+        knob.parent.mkdir(parents=True)
+        knob.write_text(f"{switch}\n")
+    if profile:
+        (tmp_path / "etc/apparmor.d/rootlesskit").write_text(profile)
+    done, calls = host(tmp_path, show())
+    done.converge()
+    ours = tmp_path / "etc/apparmor.d/gpulab-rootlesskit"
+    assert ours.exists() is written
+    assert (["apparmor_parser", "-r", str(ours)] in calls) is written
+    if written:
+        assert ours.read_text() == APPARMOR_PROFILE
+        assert not host(tmp_path, show())[0].put("etc/apparmor.d/gpulab-rootlesskit", APPARMOR_PROFILE)
