@@ -1,0 +1,283 @@
+# Copyright: gpulab.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""One Compose project of one user's engine: what it should be, what runs, and waiting for it to be well."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ansible_collections.gpulab.fleet.plugins.module_utils import _docker_api
+from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import SYSTEM_PATH, Account
+
+PROJECT = "com.docker.compose.project"
+SERVICE = "com.docker.compose.service"
+HASH = "com.docker.compose.config-hash"
+ONE_OFF = "com.docker.compose.oneoff"
+RESTARTS = 3  # a container that came up and fell this often will not stay up
+POLL = 0.25
+
+# What Compose or the engine says when it cannot start something, and which finding that is; the first match counts.
+SAYS = [
+    (re.compile(pattern), code)
+    for pattern, code in (
+        (r"unresolvable CDI devices|could not select device driver", "STACK_GPU_UNRESOLVED"),
+        (r"address already in use|port is already allocated", "STACK_PORT_TAKEN"),
+        (r"cannot expose privileged port", "STACK_PORT_PRIVILEGED"),
+        (r"no space left on device", "STACK_DISK_FULL"),
+        (
+            r"pull access denied|no such host|manifest unknown|failed to resolve|No such image|Error response from "
+            r"daemon: Get \"https?://|dial tcp",
+            "STACK_IMAGE_MISSING",
+        ),
+    )
+]
+
+
+def classify(text: str, otherwise: str) -> str:
+    return next((code for pattern, code in SAYS if pattern.search(text)), otherwise)
+
+
+def tail(text: str, lines: int = 20) -> str:
+    """The last lines of an output, as they are shown in an error."""
+    return "\n".join(f"    {line}" for line in text.strip().splitlines()[-lines:])
+
+
+@dataclass(frozen=True)
+class Container:
+    """What the engine says of one container."""
+
+    id: str
+    name: str
+    service: str
+    config_hash: str
+    image: str
+    image_id: str
+    status: str
+    health: str | None
+    exit_code: int
+    restarts: int
+    policy: str
+    started: str
+    said: str
+    published: tuple[tuple[str, int, int], ...]
+
+    @classmethod
+    def read(cls, data: Mapping[str, Any]) -> Container:
+        state, labels = data["State"], data["Config"]["Labels"]
+        health = state.get("Health") or {}
+        log = health.get("Log") or []
+        published = {
+            (entry["HostIp"], int(entry["HostPort"]), int(inside.partition("/")[0]))
+            for inside, entries in (data["NetworkSettings"].get("Ports") or {}).items()
+            for entry in entries or []
+        }
+        return cls(
+            id=data["Id"],
+            name=data["Name"].lstrip("/"),
+            service=labels.get(SERVICE, ""),
+            config_hash=labels.get(HASH, ""),
+            image=data["Config"]["Image"],
+            image_id=data["Image"],
+            status=state["Status"],
+            health=health.get("Status"),
+            exit_code=state.get("ExitCode", 0),
+            restarts=data.get("RestartCount", 0),
+            policy=data["HostConfig"]["RestartPolicy"]["Name"] or "no",
+            started=state.get("StartedAt", ""),
+            said=(log[-1].get("Output", "").strip() if log else "") or state.get("Error", ""),
+            published=tuple(sorted(published)),
+        )
+
+    @property
+    def done(self) -> bool:
+        """A job that ended well and is not meant to start again."""
+        return self.status == "exited" and self.exit_code == 0 and self.policy in ("no", "on-failure")
+
+    @property
+    def well(self) -> bool:
+        if self.done:
+            return True
+        if self.status != "running":
+            return False
+        return self.health == "healthy" if self.health else self.seconds_up() > 1
+
+    @property
+    def hopeless(self) -> bool:
+        """Waiting longer would not help."""
+        ended = self.status == "exited" and self.policy in ("no", "on-failure") and self.exit_code != 0
+        looping = self.restarts >= RESTARTS and not (self.status == "running" and self.health == "healthy")
+        return ended or looping or self.status == "dead" or self.health == "unhealthy"
+
+    def seconds_up(self) -> float:
+        try:
+            began = datetime.fromisoformat(self.started[:19]).replace(tzinfo=timezone.utc)
+        except ValueError:
+            return 0.0
+        return time.time() - began.timestamp()
+
+    def describe(self) -> str:
+        text = self.status
+        if self.status in ("exited", "restarting"):
+            text += f" with code {self.exit_code}"
+        if self.health:
+            text += f", {self.health}"
+        if self.restarts:
+            text += f", restarted {self.restarts} times"
+        return text
+
+    def plain(self) -> dict[str, Any]:
+        """For the task's result."""
+        return {
+            "name": self.name,
+            "service": self.service,
+            "image": self.image,
+            "status": self.status,
+            "health": self.health,
+            "addresses": [{"address": f"{ip}:{port}", "container_port": inside} for ip, port, inside in self.published],
+        }
+
+
+class Project:
+    """A folder with a compose.yml, as one user's engine runs it."""
+
+    def __init__(self, user: Account, name: str, folder: Path) -> None:
+        self.user, self.name, self.folder = user, name, folder
+        self.env = {**user.environment(), "DOCKER_HOST": f"unix://{user.socket}"}
+
+    # --- asking ----------------------------------------------------------------------------------------
+
+    def api(self, question: str) -> Any:
+        try:
+            return _docker_api.get(str(self.user.socket), question)
+        except OSError as error:
+            raise FleetError("STACK_ENGINE_DOWN", f"{self.user.socket}: {error}") from error
+
+    def engine(self) -> dict[str, Any]:
+        """The engine's version; an error when nobody answers or there is no client to talk to it."""
+        if shutil.which("docker", path=SYSTEM_PATH) is None:
+            raise FleetError("STACK_ENGINE_DOWN", "there is no docker command on this host")
+        version: dict[str, Any] = self.api("/version")
+        return version
+
+    def containers(self) -> list[Container]:
+        """The project's containers, of whatever state; not those of `docker compose run`."""
+        filters = quote(json.dumps({"label": [f"{PROJECT}={self.name}"]}))
+        rows = self.api(f"/containers/json?all=1&filters={filters}")
+        found = []
+        for row in rows:
+            if row["Labels"].get(ONE_OFF) == "True":
+                continue
+            try:
+                found.append(Container.read(self.api(f"/containers/{row['Id']}/json")))
+            except FleetError:
+                if row["Id"] in {each["Id"] for each in self.api(f"/containers/json?all=1&filters={filters}")}:
+                    raise
+        return sorted(found, key=lambda container: container.name)
+
+    def images(self) -> dict[str, str]:
+        """Every name of the engine's images, by tag and by digest, with the image it stands for."""
+        return {
+            name: image["Id"]
+            for image in self.api("/images/json")
+            for name in [*(image.get("RepoTags") or []), *(image.get("RepoDigests") or [])]
+        }
+
+    # --- commands --------------------------------------------------------------------------------------
+
+    def docker(self, *arguments: str, stdin: int | None = None) -> subprocess.CompletedProcess[str]:
+        return self._run(["docker", *arguments], stdin=stdin)
+
+    def compose(self, *arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+        return self._run(["docker", "compose", *arguments], timeout=timeout)
+
+    def _run(
+        self, argv: Sequence[str], timeout: float | None = None, stdin: int | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        folder = self.folder if self.folder.is_dir() else Path("/")
+        return subprocess.run(
+            argv,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=folder,
+            env=self.env,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL if stdin is None else stdin,
+        )
+
+    def compose_version(self) -> str:
+        done = self.compose("version", "--short")
+        if done.returncode != 0:
+            raise FleetError("STACK_ENGINE_DOWN", f"docker compose: {(done.stderr or done.stdout).strip()}")
+        return done.stdout.strip()
+
+    def resolve(self, base: Path, dotenv: Path, override: Path | None = None) -> dict[str, Any]:
+        """compose.yml (and an override) with every variable filled in; an error when Compose cannot read it."""
+        files = ["-f", str(base / "compose.yml")] + (["-f", str(override)] if override else [])
+        where = ["--project-directory", str(base), "--project-name", self.name, "--env-file", str(dotenv)]
+        done = self.compose(*files, *where, "config", "--format", "json")
+        if done.returncode != 0:
+            raise FleetError("STACK_COMPOSE_INVALID", (done.stderr or done.stdout).strip())
+        config: dict[str, Any] = json.loads(done.stdout)
+        return config
+
+    def hashes(self) -> dict[str, str]:
+        """The configuration's hash of each active service: what Compose itself compares with a container's label."""
+        done = self.compose("config", "--hash", "*")
+        if done.returncode != 0:
+            raise FleetError("STACK_COMPOSE_INVALID", (done.stderr or done.stdout).strip())
+        return dict(line.split() for line in done.stdout.splitlines() if line.strip())
+
+    # --- waiting ---------------------------------------------------------------------------------------
+
+    def settle(self, services: Sequence[str], deadline: float) -> list[Container]:
+        """Waits until every service is well; the error says which is not, and what it said last.
+
+        Not left to `up --wait`: that gives up at once on a container that is between two restarts, and on one
+        whose health is of before.
+        """
+        while True:
+            containers = self.containers()
+            missing = [service for service in services if service not in {each.service for each in containers}]
+            waiting = [each for each in containers if each.service in services and not each.well]
+            if not waiting and not missing:
+                return containers
+            hopeless = [each for each in waiting if each.hopeless]
+            if hopeless or time.monotonic() > deadline:
+                self.explain(hopeless or waiting, missing, timed_out=not hopeless)
+            time.sleep(POLL)
+
+    def explain(self, bad: Sequence[Container], missing: Sequence[str], timed_out: bool) -> None:
+        text = "not healthy in time: " if timed_out else ""
+        parts = [f"{service}: no container" for service in missing]
+        for container in bad:
+            part = f"{container.service}: {container.describe()}"
+            if container.said:
+                part += f"\n  its health check or start said:\n{tail(container.said, 5)}"
+            logs = self.docker("logs", "--tail", "20", container.id)
+            said = "".join(sorted_streams(logs))
+            part += f"\n  its last log lines:\n{tail(said) or '    (none)'}"
+            parts.append(part)
+        raise FleetError("STACK_UNHEALTHY", text + "\n".join(parts))
+
+
+def sorted_streams(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Standard output, then standard error, each ended by a line break."""
+    return [stream if stream.endswith("\n") else f"{stream}\n" for stream in (done.stdout, done.stderr) if stream]
+
+
+def sync(folder: str) -> None:
+    """Puts what was loaded or built on disk: a power cut could leave images whose layers end half-way."""
+    subprocess.run(["sync", "-f", folder], check=False, timeout=600, env={"PATH": SYSTEM_PATH, **os.environ})

@@ -1,0 +1,104 @@
+# Copyright: gpulab.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The files of a deployed stack: what is shipped, and what is written beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+COMPOSE = "compose.yml"
+OVERRIDE = "compose.gpulab.yml"
+DOTENV = ".env"
+STATE = ".gpulab.json"
+SECRETS = "secrets"
+# What a person's own use of a stack's folder leaves there, and what is made anew on the host.
+NOT_SHIPPED = {DOTENV, SECRETS, "data", OVERRIDE, STATE, ".git", "__pycache__"}
+LABEL = "gpulab.stack"
+SECRETS_LABEL = "gpulab.secrets"
+LOOPBACK = "127.0.0.1"
+
+
+def shipped(folder: Path) -> dict[str, dict[str, Any]]:
+    """Every file of a stack's folder that goes to the host: relative path -> sha256 and mode. Links are followed."""
+    found = {}
+    for where, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if name not in NOT_SHIPPED)
+        for name in files:
+            path = Path(where, name)
+            relative = path.relative_to(folder).as_posix()
+            if name in NOT_SHIPPED or not path.is_file():
+                continue
+            mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
+            found[relative] = {"sha256": sha256(path.read_bytes()).hexdigest(), "mode": mode}
+    return dict(sorted(found.items()))
+
+
+def checksum(path: Path) -> str | None:
+    try:
+        return sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def digest(value: Any) -> str:
+    """One checksum for plain data."""
+    return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def dotenv(values: Mapping[str, str]) -> str:
+    """A .env file that gives Compose exactly these texts."""
+    return "".join(f"{name}={quoted(text)}\n" for name, text in sorted(values.items()))
+
+
+def quoted(text: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9_@%+=:,./-]*", text):
+        return text
+    if "'" not in text and "\n" not in text:
+        return f"'{text}'"
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$").replace("\n", "\\n")
+    return f'"{escaped}"'
+
+
+def ports(service: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """The service's published ports, kept on loopback where no address was named; None when nothing has to change."""
+    found = service.get("ports") or []
+    if all(port.get("host_ip") or not port.get("published") for port in found):
+        return None
+    return [{**port, "host_ip": port.get("host_ip") or LOOPBACK} for port in found]
+
+
+def used_secrets(service: Mapping[str, Any]) -> list[str]:
+    return [each["source"] if isinstance(each, Mapping) else str(each) for each in service.get("secrets") or []]
+
+
+def override(
+    stack: str, config: Mapping[str, Any], gpus: Mapping[str, Sequence[str]], digests: Mapping[str, str]
+) -> str:
+    """compose.gpulab.yml: what this host adds to the stack's own compose.yml.
+
+    config is what `docker compose config` made of compose.yml; digests has one for each secret that was given: a
+    changed secret changes nothing that Compose looks at, so that a label has to say it.
+    """
+    text = f"# Written by gpulab.fleet for the stack {stack}; a deploy writes it again.\nservices:\n"
+    for name, service in sorted(config["services"].items()):
+        labels = {LABEL: stack}
+        given = {secret: digests[secret] for secret in used_secrets(service) if secret in digests}
+        if given:
+            labels[SECRETS_LABEL] = digest(given)[:16]
+        text += f"  {json.dumps(name)}:\n    labels: {json.dumps(labels)}\n"
+        kept = ports(service)
+        if kept is not None:
+            text += f"    ports: !override {json.dumps(kept)}\n"
+        if gpus.get(name):
+            uuids = list(gpus[name])
+            request = {"driver": "cdi", "device_ids": [f"nvidia.com/gpu={uuid}" for uuid in uuids]}
+            devices = [{**request, "capabilities": ["gpu"]}]
+            text += f"    environment: {json.dumps({'GPULAB_GPUS': ','.join(uuids)})}\n"
+            text += f"    deploy: {json.dumps({'resources': {'reservations': {'devices': devices}}})}\n"
+    return text

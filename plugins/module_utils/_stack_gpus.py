@@ -1,0 +1,107 @@
+# Copyright: gpulab.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Which GPU each service of a stack gets: what it asked for, held against what was proven."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+
+PROOF = Path("/var/lib/gpulab/proof.json")
+PROOF_OF_THIS_BOOT = Path("/run/gpulab/proof.json")
+
+
+def wanted(request: Any) -> bool:
+    """Whether a request (all, a count, a list) is for any GPU."""
+    return bool(request) and request != "none"
+
+
+def check_request(service: str, request: Any) -> None:
+    counted = isinstance(request, int) and not isinstance(request, bool) and request >= 0
+    listed = isinstance(request, list) and all(
+        isinstance(gpu, (str, int)) and not isinstance(gpu, bool) for gpu in request
+    )
+    if not (counted or listed or request in ("all", "none")):
+        text = f"gpus.{service} is {request!r}, not all, a number, or a list of UUIDs and indices"
+        raise FleetError("STACK_SETTING_INVALID", text)
+
+
+def proven(user: str, proof: Path = PROOF, this_boot: Path = PROOF_OF_THIS_BOOT) -> tuple[list[str], list[str]]:
+    """(this user's GPUs, the host's GPUs in their order), by UUID; an error when they are not proven now."""
+    try:
+        record = json.loads(proof.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FleetError("STACK_GPU_UNPROVEN", f"{proof}: {getattr(error, 'strerror', None) or error}") from error
+    mine = record.get("users", {}).get(user)
+    if mine is None:
+        raise FleetError("STACK_GPU_UNPROVEN", f"no GPU was proven for {user}")
+    if mine["verdict"] != "pass":
+        failed = [step for step in mine["steps"] if step["verdict"] != "pass"]
+        text = "; ".join(
+            f"step {step['name']}{' of ' + step['gpu'] if step.get('gpu') else ''}: "
+            f"{step['verdict']} ({step.get('detail') or 'no detail'})"
+            for step in failed
+        )
+        raise FleetError("STACK_GPU_UNPROVEN", f"verdict for {user} is {mine['verdict']}: {text or 'no step was run'}")
+    if not this_boot.exists():
+        raise FleetError("STACK_GPU_UNPROVEN", f"the proof is of an earlier boot ({this_boot} is not there)")
+    for path, checksum in mine.get("specs", {}).items():
+        try:
+            same = sha256(Path(path).read_bytes()).hexdigest() == checksum
+        except OSError:
+            same = False
+        if not same:
+            raise FleetError("STACK_GPU_UNPROVEN", f"{path} is not what was proven")
+    return list(mine["gpus"]), [gpu["uuid"] for gpu in record.get("gpus", [])]
+
+
+def assign(
+    requests: Mapping[str, Any],
+    mine: Sequence[str],
+    host: Sequence[str],
+    before: Mapping[str, Sequence[str]],
+    elsewhere: Sequence[str],
+) -> dict[str, list[str]]:
+    """UUIDs for each service.
+
+    mine       the user's proven GPUs
+    host       all of the host's, in order: what an index counts
+    before     what this stack's services have now: kept as long as it fits
+    elsewhere  what the user's other stacks hold (with repeats): a count takes what is least held
+    """
+    held, given = Counter(elsewhere), {}
+    order = [uuid for uuid in host if uuid in mine] + [uuid for uuid in mine if uuid not in host]
+    # Those who name their GPUs come first, so that those who only count can keep out of their way.
+    for service, request in sorted(requests.items(), key=lambda each: isinstance(each[1], int)):
+        if not wanted(request):
+            continue
+        if request == "all":
+            chosen = list(order)
+        elif isinstance(request, list):
+            chosen = [_named(service, each, order, host) for each in request]
+        else:
+            if request > len(order):
+                text = f"{service} asks for {request}; the user has {len(order)}: {', '.join(order) or 'none'}"
+                raise FleetError("STACK_GPUS_SHORT", text)
+            kept = [uuid for uuid in before.get(service, []) if uuid in order][:request]
+            rest = sorted((uuid for uuid in order if uuid not in kept), key=lambda uuid: held[uuid])
+            chosen = kept + rest[: request - len(kept)]
+        if not chosen:
+            raise FleetError("STACK_GPUS_SHORT", f"{service} asks for {request}; the user has none")
+        held.update(chosen)
+        given[service] = chosen
+    return given
+
+
+def _named(service: str, name: Any, mine: Sequence[str], host: Sequence[str]) -> str:
+    index = int(name) if str(name).isdecimal() else -1
+    uuid = host[index] if 0 <= index < len(host) else str(name)
+    if uuid not in mine:
+        raise FleetError("STACK_GPUS_SHORT", f"{service} asks for {name}; the user has {', '.join(mine) or 'none'}")
+    return uuid
