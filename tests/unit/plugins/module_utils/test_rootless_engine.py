@@ -55,7 +55,7 @@ class Manager:
         monkeypatch.setattr(module_under_test, "container_names", lambda _socket: self.ask(self.containers))
         monkeypatch.setattr(module_under_test, "started_at", lambda _pid: self.started)
         monkeypatch.setattr(Engine, "replaced_programs", lambda _self, _cgroup: self.replaced)
-        monkeypatch.setattr(module_under_test.shutil, "which", lambda name: f"/usr/bin/{name}")
+        monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
 
     def ask(self, answer: Any) -> Any:
         if not self.answers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pwd
 from pathlib import Path
 from types import SimpleNamespace
@@ -119,4 +120,4 @@ def test_users_of_one_call_never_share() -> None:
     added = allot(users, {"subuid": [], "subgid": parse("x:200000:5\n", "f")}, {300000}, 65536)
     ranges = sorted(added["subuid"], key=lambda r: r.start)
     assert added["subuid"] == added["subgid"]
-    assert all(not a.overlaps(b) for a, b in zip(ranges, ranges[1:], strict=False))
+    assert all(not a.overlaps(b) for a, b in itertools.pairwise(ranges))
