@@ -8,6 +8,7 @@ import contextlib
 import os
 import pwd
 import re
+import signal
 import stat
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._probe_image import LABEL, REPOSITORY, Built
@@ -179,6 +180,44 @@ class Engine:
         with contextlib.suppress(*self.failures()):
             for container in self.api.containers(all=True, filters={"label": f"{OWNER}={self.token}"}):
                 self.remove(container["Id"])
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Containers of this process are removed at the end, however it ends.
+
+        A child waits for the end of a pipe that only this process holds open: SIGKILL closes it too.
+        """
+        reader, writer = os.pipe()
+        guard = os.fork()
+        if guard == 0:
+            os.close(writer)
+            self.stand_guard(reader)
+        os.close(reader)
+        try:
+            yield
+        finally:
+            self.sweep_own()
+            os.write(writer, b"done")
+            os.close(writer)
+            os.waitpid(guard, 0)
+
+    def stand_guard(self, reader: int) -> NoReturn:
+        """The guard's whole life. It holds none of this process's files, or whoever waits for these would wait on."""
+        try:
+            os.setsid()
+            for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+            nothing = os.open(os.devnull, os.O_RDWR)
+            for descriptor in (0, 1, 2):
+                os.dup2(nothing, descriptor)
+            if os.read(reader, 1) == b"":
+                self.api = self.sdk.APIClient(base_url=f"unix://{self.socket}", version="auto", timeout=10)
+                # The engine may still be busy with what it was asked last.
+                for pause in (0, 0.5, 1.5):
+                    time.sleep(pause)
+                    self.sweep_own()
+        finally:
+            os._exit(0)
 
     def remove(self, container: str) -> None:
         with contextlib.suppress(*self.failures()):

@@ -133,17 +133,13 @@ class Passthrough:
             self.reach_engine()
             self.read_spec()
             self.provide_image()
-            self.look_inside()
+            assert self.engine
+            with self.engine.guarded():
+                self.look_inside()
         except FleetError as error:
             judged.findings.append(from_error(error, **self.placeholders()))
             self.leave_unknown(error)
-        finally:
-            self.clean()
         return self.answer
-
-    def clean(self) -> None:
-        if self.engine:
-            self.engine.sweep_own()
 
     def reach_engine(self) -> None:
         started = time.monotonic()
