@@ -70,7 +70,7 @@ def findings_table(result: Any, name: str = "host", width: int = 110) -> list[st
     if result.get("unknown"):
         lines.append("")
     for unknown in result.get("unknown") or []:
-        lines += _row("UNKNOWN", f"{unknown['check']}: {unknown['reason']}", width)
+        lines += _row("UNKNOWN", f"{unknown['reason']} ({', '.join(unknown['checks'])})", width)
     return lines
 
 

@@ -991,12 +991,12 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "cause": "It was cut off or edited; the engine ignores it, so the GPUs are unresolvable.",
         "remedy": "rm {path}; systemctl start gpulab-cdi.service makes it anew.",
     },
-    "CDI_SPEC_DRIFTED": {
+    "CDI_SYSTEM_SPEC_STALE": {
         "layer": "toolkit",
-        "severity": "error",
-        "title": "A user's CDI spec gives a device node another number than it has",
-        "cause": "The driver was loaded again and got another major number: the node in the container then leads nowhere, nvidia-smi works and CUDA answers 999.",
-        "remedy": "systemctl start gpulab-cdi.service makes the spec anew; start the containers again.",
+        "severity": "warning",
+        "title": "A CDI spec of the root-owned engine does not fit the driver",
+        "cause": "The driver was upgraded or loaded again after the spec was made: containers do not start, or nvidia-smi works in them and CUDA answers 999.",
+        "remedy": "nvidia-ctk cdi generate --output={path} (or, from toolkit 1.18 on, systemctl restart nvidia-cdi-refresh for /var/run/cdi)",
     },
     # --- proof ---------------------------------------------------------------------------------
     "PROOF_GPU_COUNT": {

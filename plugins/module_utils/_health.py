@@ -40,7 +40,7 @@ def examine(host: HostView, checks: Iterable[Check], scope: str) -> dict[str, An
     A check that breaks is an unknown with its name, never a pass and never a crash.
     """
     findings: list[dict[str, Any]] = []
-    unknown: list[dict[str, str]] = []
+    unread: dict[str, list[str]] = {}  # reason -> checks: several may want the same fact
     ran: list[str] = []
     for check in checks:
         try:
@@ -51,15 +51,16 @@ def examine(host: HostView, checks: Iterable[Check], scope: str) -> dict[str, An
             ran.append(check.name)
             for seen in check.look(host):
                 if isinstance(seen, Unreadable):
-                    unknown.append({"check": check.name, "reason": str(seen)})
+                    unread.setdefault(str(seen), []).append(check.name)
                 else:
                     findings.append(seen)
         except Unreadable as error:
-            unknown.append({"check": check.name, "reason": str(error)})
+            unread.setdefault(str(error), []).append(check.name)
         except FleetError as error:
             findings.append(from_error(error))
         except Exception as error:  # whatever a strange host provokes must not hide the other findings
-            unknown.append({"check": check.name, "reason": f"{type(error).__name__}: {error}"})
+            unread.setdefault(f"{type(error).__name__}: {error}", []).append(check.name)
+    unknown = [{"reason": reason, "checks": list(dict.fromkeys(names))} for reason, names in unread.items()]
     return {
         "findings": sort_findings(findings),
         "unknown": unknown,
@@ -68,7 +69,7 @@ def examine(host: HostView, checks: Iterable[Check], scope: str) -> dict[str, An
     }
 
 
-def verdict(findings: list[dict[str, Any]], unknown: list[dict[str, str]]) -> str:
+def verdict(findings: list[dict[str, Any]], unknown: list[Any]) -> str:
     """fail with any error; unknown when something could not be looked at; else pass."""
     if any(found["severity"] == "error" for found in findings):
         return "fail"

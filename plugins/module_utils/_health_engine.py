@@ -36,7 +36,9 @@ def rootful(host: HostView) -> Seen:
             data_root = str(info.get("DockerRootDir") or data_root)
             parts[0] += f" (Docker {info.get('ServerVersion')})"
             parts.append(f"{info.get('ContainersRunning', 0)} of {info.get('Containers', 0)} containers run")
-            names = [name for each in host.api(ROOTFUL_SOCKET, "/containers/json") or [] for name in each["Names"][:1]]
+            names = [
+                name for each in host.api(ROOTFUL_SOCKET, "/containers/json?all=1") or [] for name in each["Names"][:1]
+            ]
             if names:
                 parts[-1] += f" ({', '.join(sorted(name.lstrip('/') for name in names)[:5])})"
     except Unreadable:

@@ -16,6 +16,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._health_view import H
 
 TOOLKIT_FLOOR = (1, 19, 1)
 CONFIG = "/etc/nvidia-container-runtime/config.toml"
+SYSTEM_FOLDERS = ("/etc/cdi", "/run/cdi")  # /var/run is a link to /run
 SPEC_SUFFIXES = (".json", ".yaml", ".yml")
 
 
@@ -149,12 +150,26 @@ def held_against_host(host: HostView, spec: Spec, user: str) -> Seen:
     nodes = sorted(path for path in spec.nodes if not host.exists(path))
     if nodes:
         yield finding("PROOF_NODE_MISSING", f"{spec.path} names {_few(nodes)}", user=user)
-    for path, major in spec.nodes.items():
-        node = host.node(path)
-        if node and node.device and major is not None and node.device[0] != major:
-            yield finding(
-                "CDI_SPEC_DRIFTED", f"{spec.path} gives {path} the major {major}, it is {node.device[0]}", user=user
-            )
+
+
+def system_specs(host: HostView) -> Seen:
+    """Where a root-owned engine runs: the specs it reads fit the driver.
+
+    Its containers get nodes made by the numbers in the spec; rootless ones get the host's own nodes.
+    """
+    if (facts.unit(host, "docker.service") or {}).get("ActiveState") != "active":
+        return
+    uvm = re.search(r"^ *(\d+) nvidia-uvm$", host.read("/proc/devices") or "", re.MULTILINE)
+    for folder in SYSTEM_FOLDERS:
+        for spec in specs_in(host, folder):
+            named = [*spec.files, *spec.programs, *spec.nodes]
+            gone = sorted({path for path in named if not host.exists(path)})
+            major = spec.nodes.get("/dev/nvidia-uvm")
+            if gone:
+                yield finding("CDI_SYSTEM_SPEC_STALE", f"{spec.path} names {_few(gone)}, not there", path=spec.path)
+            elif uvm and major not in (None, int(uvm.group(1))):
+                seen = f"{spec.path} gives /dev/nvidia-uvm the major {major}, the driver has {uvm.group(1)}"
+                yield finding("CDI_SYSTEM_SPEC_STALE", seen, path=spec.path)
 
 
 def _few(paths: list[str]) -> str:
@@ -208,9 +223,9 @@ CHECKS = (
             "PROOF_SPEC_STALE",
             "PROOF_HOOK_MISSING",
             "PROOF_NODE_MISSING",
-            "CDI_SPEC_DRIFTED",
         ),
         needed=facts.gpu_present,
     ),
+    Check("system_specs", system_specs, ("CDI_SYSTEM_SPEC_STALE",), needed=facts.gpu_present),
     Check("conflicts", conflicts, ("CDI_SPEC_CONFLICT",)),
 )

@@ -112,19 +112,20 @@ messages:
   elements: str
   returned: always
 unknown:
-  description: What could not be looked at, and why.
+  description: What could not be looked at.
   type: list
   elements: dict
   returned: always
   contains:
-    check:
-      description: Name of the check.
-      type: str
-      sample: kernel_log
     reason:
-      description: What could not be read.
+      description: What could not be read, and why.
       type: str
       sample: "kernel log (Xid errors): Operation not permitted"
+    checks:
+      description: Names of the checks that wanted it.
+      type: list
+      elements: str
+      sample: [kernel_log]
 verdict:
   description: V(fail) with any error; V(unknown) when something could not be looked at; else V(pass).
   type: str

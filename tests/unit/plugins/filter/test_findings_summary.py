@@ -21,7 +21,7 @@ def test_worst_first() -> None:
         {
             "good": result("pass", finding("CGROUP_CONTROLLERS_MISSING", "a note")),
             "bad": result("fail", finding("UVM_MISSING", "x"), finding("UVM_MISSING", "y"), finding("LINGER_OFF", "z")),
-            "dim": result("unknown", unknown=[{"check": "a", "reason": "b"}]),
+            "dim": result("unknown", unknown=[{"checks": ["a"], "reason": "b"}]),
             "off": {"unreachable": True, "msg": "Connection timed out\nmore"},
         }
     )

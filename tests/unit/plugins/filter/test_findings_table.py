@@ -88,14 +88,14 @@ def test_facts(host: dict[str, Any], line: str) -> None:
 
 def test_unknown_is_shown() -> None:
     lines = findings_table(
-        result(verdict="unknown", unknown=[{"check": "kernel_log", "reason": "not permitted"}]), "gpu1"
+        result(verdict="unknown", unknown=[{"checks": ["kernel_log"], "reason": "log: not permitted"}]), "gpu1"
     )
     assert lines[0] == "gpu1: UNKNOWN, 1 not looked at"
-    assert lines[-1] == "  UNKNOWN  kernel_log: not permitted"
+    assert lines[-1] == "  UNKNOWN  log: not permitted (kernel_log)"
 
 
 def test_lines_keep_to_the_width() -> None:
-    lines = findings_table(result(findings=[finding("CDI_SPEC_DRIFTED", "x " * 200)]), "gpu1", 80)
+    lines = findings_table(result(findings=[finding("UVM_NODE_STALE", "x " * 200)]), "gpu1", 80)
     assert max(map(len, lines)) <= 80
 
 

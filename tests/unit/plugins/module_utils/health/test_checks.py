@@ -22,6 +22,32 @@ SOURCES = "/etc/apt/sources.list.d"
 RELEASE = 'ID={}\nVERSION_ID="{}"\n'
 CDI_ERROR = "CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=0"
 LOST = {"Id": "c1", "Names": ["/train"], "Status": "Exited (128) 2 minutes ago"}
+ROOTFUL: dict[str, Any] = {
+    "commands": {"systemctl show docker.service": Result(0, UNIT.format("active", "running", "success", "enabled"), "")}
+}
+SYSTEM_SPEC = """\
+cdiVersion: 0.5.0
+kind: nvidia.com/gpu
+devices:
+    - name: "0"
+      containerEdits:
+        deviceNodes:
+            - path: /dev/nvidia0
+              major: 195
+containerEdits:
+    deviceNodes:
+        - path: /dev/nvidia-uvm
+          major: {1}
+          permissions: rwm
+    hooks:
+        - hookName: createContainer
+          path: /usr/bin/nvidia-cdi-hook
+          args:
+            - nvidia-cdi-hook
+    mounts:
+        - hostPath: /usr/lib/x86_64-linux-gnu/{0}
+          containerPath: /usr/lib/x86_64-linux-gnu/{0}
+"""
 ALL = {"gpulab_users": {"alice": {"gpus": "all"}}}
 
 
@@ -114,14 +140,7 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "package to reinstall": ({"packages": {"vim": ("9", "install reinstreq half-installed")}}, {"DPKG_INTERRUPTED"}),
     "driver upgraded at night": ({"packages": {"unattended-upgrades": "2.8"}}, {"DRIVER_UPGRADES_UNATTENDED"}),
     # engines in the way
-    "rootful engine": (
-        {
-            "commands": {
-                "systemctl show docker.service": Result(0, UNIT.format("active", "running", "success", "enabled"), "")
-            }
-        },
-        {"ROOTFUL_ENGINE"},
-    ),
+    "rootful engine": (ROOTFUL, {"ROOTFUL_ENGINE"}),
     "snap": ({"files": {"/snap/docker/2932/meta": ""}}, {"DOCKER_SNAP"}),
     "desktop": ({"packages": {"docker-desktop": "4.50.0-1"}}, {"DOCKER_DESKTOP"}),
     "podman-docker": ({"packages": {"podman-docker": "3.4"}}, {"PODMAN_DOCKER"}),
@@ -243,7 +262,7 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     ),
     "uvm node of nobody": (
         {"nodes": {"/dev/nvidia-uvm": {"device": (510, 0)}}},
-        {"UVM_NODE_STALE", "CDI_SPEC_DRIFTED"},
+        {"UVM_NODE_STALE"},
     ),
     "no nodes": (
         {"files": {"/dev/nvidia0": None, "/dev/nvidia1": None}},
@@ -275,9 +294,17 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"PROOF_SPEC_STALE"},
     ),
     "hook gone": ({"files": {SPEC: spec_with(hooks=[{"path": "/usr/bin/gone"}])}}, {"PROOF_HOOK_MISSING"}),
-    "drifted spec": (
-        {"files": {SPEC: spec_with(deviceNodes=[{"path": "/dev/nvidia-uvm", "major": 509}])}},
-        {"CDI_SPEC_DRIFTED"},
+    "root's spec names old files": (
+        {"files": {"/etc/cdi/nvidia.yaml": SYSTEM_SPEC.format("libcuda.so.535.1", 511)}, **ROOTFUL},
+        {"CDI_SYSTEM_SPEC_STALE", "ROOTFUL_ENGINE"},
+    ),
+    "root's spec has another number": (
+        {"files": {"/etc/cdi/nvidia.yaml": SYSTEM_SPEC.format("libcuda.so.550.1", 510)}, **ROOTFUL},
+        {"CDI_SYSTEM_SPEC_STALE", "ROOTFUL_ENGINE"},
+    ),
+    "root's spec fits": (
+        {"files": {"/etc/cdi/nvidia.yaml": SYSTEM_SPEC.format("libcuda.so.550.1", 511)}, **ROOTFUL},
+        {"ROOTFUL_ENGINE"},
     ),
     "second spec": (
         {"files": {"/var/lib/gpulab/cdi/alice/mine.json": spec_with()}},
@@ -362,7 +389,7 @@ def test_lock_is_found_in_the_kernels_table(make_host: Any) -> None:
 )
 def test_what_cannot_be_read_is_unknown_and_no_pass(make_host: Any, closed: set[str], uid: int, check: str) -> None:
     result = examine(make_host(closed=closed, uid=uid, users=["alice"]), CHECKS, "full")
-    assert check in {unknown["check"] for unknown in result["unknown"]}
+    assert check in {name for unknown in result["unknown"] for name in unknown["checks"]}
     assert result["verdict"] == "unknown"
 
 
@@ -372,7 +399,7 @@ def test_kernel_log_that_may_not_be_read_is_unknown(make_host: Any) -> None:
         "dmesg": Result(1, "", "dmesg: read kernel buffer failed: Operation not permitted"),
     }
     result = examine(make_host(commands=commands), CHECKS, "full")
-    assert [unknown["check"] for unknown in result["unknown"]] == ["kernel_log"]
+    assert [unknown["checks"] for unknown in result["unknown"]] == [["kernel_log"]]
 
 
 def test_a_check_that_breaks_is_unknown_and_hides_nothing(make_host: Any) -> None:
@@ -383,7 +410,7 @@ def test_a_check_that_breaks_is_unknown_and_hides_nothing(make_host: Any) -> Non
     bad = CHECKS[0]._replace(name="bad", look=broken)
     host = make_host(files={"/proc/sys/user/max_user_namespaces": "0\n"})
     result = examine(host, [bad, *CHECKS], "full")
-    assert result["unknown"] == [{"check": "bad", "reason": "ZeroDivisionError: division by zero"}]
+    assert result["unknown"] == [{"reason": "ZeroDivisionError: division by zero", "checks": ["bad"]}]
     assert codes(result) == {"USERNS_DISABLED"}
     assert result["verdict"] == "fail"
 
