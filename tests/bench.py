@@ -5,7 +5,6 @@ Everything runs on one throwaway host. Medians of five; the machine's noise is i
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import statistics
@@ -18,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.scenarios.site import ROOT, Result, Site, lab
+from tests.scenarios.site import ROOT, Result, Site, lab, stack_in_lab
 
 HOST = "bench1"
 RUNS = 5
@@ -129,8 +128,7 @@ def prove(site: Site) -> float:
 
 def deploy(site: Site, users: dict[str, Any]) -> None:
     """A stack deployed again with no change, against Compose asked directly."""
-    stack = json.loads(lab("stack-variables", "quickstart")) if has("stack-variables") else {}
-    site.set({**users, "gpulab_stacks": {"quickstart": {"user": "trainer", **stack}}})
+    site.set({**users, "gpulab_stacks": {"quickstart": stack_in_lab()}})
     first, _ = timed(lambda: site.run("playbooks/deploy.yml").ok())
     row("first deploy of quickstart (build included)", first)
     again, agains, result = median(lambda: site.run("playbooks/deploy.yml").ok())
@@ -140,10 +138,6 @@ def deploy(site: Site, users: dict[str, Any]) -> None:
     )
     row("deploy, no change", again, f"{executed(result)} tasks; {again / raw:.2f} x raw compose; {spread(agains)}")
     row("raw docker compose up -d --wait, no change", raw, spread(raws))
-
-
-def has(verb: str) -> bool:
-    return verb in lab("--help", check=False)
 
 
 def resources(site: Site) -> None:

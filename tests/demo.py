@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
-from tests.scenarios.site import LAB, ROOT, Site, lab
+from tests.scenarios.site import LAB, ROOT, Site, lab, stack_in_lab
 
 HOST = "demo1"
 STEPS = 6
@@ -54,7 +54,7 @@ def site_variables() -> dict[str, Any]:
     return {
         "gpulab_gpus_expected": 2,
         "gpulab_users": {"trainer": {"gpus": "all"}},
-        "gpulab_stacks": {"quickstart": {"user": "trainer", "gpus": {"training": 1}, **json.loads(lab("stack-variables"))}},
+        "gpulab_stacks": {"quickstart": stack_in_lab()},
     }
 
 

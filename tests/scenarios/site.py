@@ -48,6 +48,11 @@ def lab(*args: str, check: bool = True) -> str:
     return run.stdout
 
 
+def stack_in_lab(user: str = "trainer") -> dict[str, Any]:
+    """A stack's entry in gpulab_stacks with what it needs to be built here: no registry, the lab's base image."""
+    return {"user": user, **json.loads(lab("stack-variables"))}
+
+
 class Site:
     """An inventory of lab hosts and the verbs to run on it."""
 
