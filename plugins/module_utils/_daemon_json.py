@@ -19,7 +19,8 @@ FLAG_SPELLINGS = {
     "add-runtime": "runtimes",
     "authorization-plugin": "authorization-plugins",
     "cdi-spec-dir": "cdi-spec-dirs",
-    "cluster-store-opt": "cluster-store-opts",
+    "default-address-pool": "default-address-pools",
+    "default-network-opt": "default-network-opts",
     "default-ulimit": "default-ulimits",
     "dns-opt": "dns-opts",
     "exec-opt": "exec-opts",
@@ -28,6 +29,7 @@ FLAG_SPELLINGS = {
     "insecure-registry": "insecure-registries",
     "label": "labels",
     "log-opt": "log-opts",
+    "node-generic-resource": "node-generic-resources",
     "registry-mirror": "registry-mirrors",
     "storage-opt": "storage-opts",
 }
