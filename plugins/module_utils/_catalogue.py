@@ -474,9 +474,9 @@ CATALOGUE: dict[str, dict[str, Any]] = {
     "HOME_UNUSABLE": {
         "layer": "users",
         "severity": "error",
-        "title": "A user's home folder is missing or belongs to somebody else",
-        "cause": "The engine keeps its unit, settings and (by default) data there.",
-        "remedy": "Create {home} with owner {user}, or give the account another home.",
+        "title": "A user's home, or something in it, is missing or belongs to somebody else",
+        "cause": "The engine keeps its unit, settings and (by default) data there; a ~/.docker that belongs to root is what an earlier 'sudo docker' leaves behind.",
+        "remedy": "Make {home} exist and belong to {user} (chown {user}: {home}), then run again.",
     },
     "USER_MANAGER_DOWN": {
         "layer": "users",

@@ -112,9 +112,12 @@ class Engine:
         self.state_file = user.home / ".local" / "state" / "gpulab" / "rootless_docker_user.json"
 
     def converge(self) -> dict[str, Any]:
-        self.converge_settings()
-        self.converge_unit()
-        self.converge_context()
+        try:
+            self.converge_settings()
+            self.converge_unit()
+            self.converge_context()
+        except PermissionError as error:
+            raise FleetError("HOME_UNUSABLE", str(error.filename)) from error
         self.converge_service()
         return {
             "actions": self.actions,

@@ -281,6 +281,18 @@ def test_what_cannot_be_read_is_left_alone(manager: Manager, path: str, text: st
     assert manager.calls == []
 
 
+def test_a_folder_that_is_not_the_user_s(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *_: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(module_under_test, "write_atomic", refuse)
+    with pytest.raises(FleetError) as caught:
+        manager.converge()
+    assert caught.value.code == "HOME_UNUSABLE"
+    assert caught.value.detail.startswith(str(manager.user.home))
+    assert manager.calls == []
+
+
 def test_dockerd_judges_before_the_file_lands(manager: Manager) -> None:
     manager.rejects = "the following directives don't match any configuration option: cdi-spec-dirz"
     with pytest.raises(FleetError) as caught:
