@@ -328,7 +328,7 @@ static int table(long only)
     CALL(nvmlSystemGetCudaDriverVersion, (int *), &cuda);
     const char *line = "+-----------------------------------------------------------------------------------------+";
     printf("%s       \n%s\n", now, line);
-    printf("| NVIDIA-SMI %-23s Driver Version: %-14s CUDA Version: %2d.%-5d |\n", own, driver, cuda / 1000,
+    printf("| NVIDIA-SMI %-23s Driver Version: %-14s CUDA Version: %2d.%-4d |\n", own, driver, cuda / 1000,
            cuda % 1000 / 10);
     puts("|-----------------------------------------+------------------------+----------------------+");
     puts("| GPU  Name                 Persistence-M | Bus-Id          Disp.A | Volatile Uncorr. ECC |");
@@ -347,9 +347,9 @@ static int table(long only)
         for (int f = 0; f < 13; f++)
             if (ask(gpu, field_named(asked[f]), i, t[f]) != NVML_SUCCESS)
                 strcpy(t[f], "N/A");
-        printf("| %3u  %-25.25s%7s  | %18s %3s | %20s |\n", i, t[0], strcmp(t[1], "Enabled") ? "Off" : "On", t[2],
+        printf("| %3u  %-25.25s%8s  | %18s %3s | %20s |\n", i, t[0], strcmp(t[1], "Enabled") ? "Off" : "On", t[2],
                strcmp(t[3], "Enabled") ? "Off" : "On", t[4]);
-        printf("| N/A  %3sC    %-4s %14.0fW / %4.0fW | %7sMiB / %6sMiB | %7s%% %12.11s |\n", t[5], t[6], atof(t[7]),
+        printf("| N/A  %3sC    %-4s %11.0fW / %4.0fW | %7sMiB / %6sMiB | %7s%% %12.11s |\n", t[5], t[6], atof(t[7]),
                atof(t[8]), t[9], t[10], "0", t[11]);
         printf("| %39s | %22s | %20s |\n%s\n", "", "", t[12],
                "+-----------------------------------------+------------------------+----------------------+");
