@@ -14,11 +14,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 
 from ..settings import LabError
 from ..system import lock, remove_tree
+from ..toolkit import packages
 from . import archive, deb, docker, recipes, repository
 from .archive import Package, Progress
 from .keys import Keys, opened
@@ -46,9 +46,9 @@ def build(cache: Path, progress: Progress = lambda line: None, refresh: bool = F
     base = cache / "mirror"
     with lock(base / "lock"), opened(base / "gnupg") as keys:
         sources = _sources(base / "archive", progress, refresh)
-        ingredients = _hash(keys.good, _code(), *(p.sha256 for packages in sources.values() for p in packages))
+        ingredients = _hash(keys.good, _code(), *(p.sha256 for found in sources.values() for p in found))
         docker_root = _once(base / f"docker-{ingredients}", lambda root: docker.build(root, sources, keys, progress))
-        toolkit = toolkit_packages(cache)
+        toolkit = packages.build(cache)
         ingredients = _hash(keys.good, _code(), *(part for p in toolkit for part in (p.name, p.read_bytes())))
         nvidia_root = _once(base / f"nvidia-{ingredients}", lambda root: _build_nvidia(root, toolkit, keys, progress))
         site = base / "site"
@@ -62,27 +62,17 @@ def build(cache: Path, progress: Progress = lambda line: None, refresh: bool = F
         return site
 
 
-def toolkit_packages(cache: Path) -> list[Path]:
-    """The packages of the stand-in toolkit, which has a builder of its own."""
-    try:
-        toolkit = import_module("..toolkit.packages", __package__)
-    except ModuleNotFoundError:
-        return []
-    packages: list[Path] = toolkit.build(cache)
-    return packages
-
-
 def _sources(folder: Path, progress: Progress, refresh: bool) -> dict[str, list[Package]]:
     wanted = dict.fromkeys(recipes.ENGINE_SUITES, recipes.SOURCES) | {recipes.COMMON_SUITE: recipes.COMMON_SOURCES}
     return {suite: archive.fetch(suite, names, folder / suite, progress, refresh) for suite, names in wanted.items()}
 
 
-def _build_nvidia(root: Path, packages: list[Path], keys: Keys, progress: Progress) -> None:
+def _build_nvidia(root: Path, debs: list[Path], keys: Keys, progress: Progress) -> None:
     """NVIDIA's repository: flat, one folder an architecture."""
-    progress(f"signing NVIDIA's repository ({len(packages)} packages)")
+    progress(f"signing NVIDIA's repository ({len(debs)} packages)")
     folder = root / "libnvidia-container/stable/deb" / deb.architecture()
     folder.mkdir(parents=True)
-    copies = [Path(shutil.copy(package, folder / package.name)) for package in packages]
+    copies = [Path(shutil.copy(package, folder / package.name)) for package in debs]
     repository.write_index(folder, folder, [repository.Offer.of(copy) for copy in copies])
     names = {"Origin": "nvidia.github.io/libnvidia-container", "Label": "NVIDIA CORPORATION"}
     repository.sign(folder, {**names, "Architectures": deb.architecture()}, keys)

@@ -16,7 +16,6 @@ from .conftest import Apt, fetched
 from .test_build import ARCHITECTURE
 
 UBUNTU = "/docker/linux/ubuntu"
-PACKAGE = "docker-ce-rootless-extras"
 
 
 @dataclass(frozen=True)
@@ -79,34 +78,40 @@ def test_every_mode_has_a_case() -> None:
     assert set(CASES) == {*MODES, "sound"}
 
 
+@dataclass(frozen=True)
+class Repository:
+    """What a role is told of a repository, and a package in it."""
+
+    root: str
+    suite: str
+    key: str
+    package: str
+
+
+DOCKER = Repository(UBUNTU, "jammy", f"{UBUNTU}/gpg", "docker-ce-rootless-extras")
+NVIDIA_ROOT = "/libnvidia-container"
+NVIDIA = Repository(
+    f"{NVIDIA_ROOT}/stable/deb/{ARCHITECTURE}", "/", f"{NVIDIA_ROOT}/gpgkey", "nvidia-container-toolkit-base"
+)
+
+
+@pytest.mark.parametrize("repository", [DOCKER, NVIDIA], ids=["docker", "nvidia"])
 @pytest.mark.parametrize("mode", CASES)
-def test_docker(url: str, apt: Apt, mode: str) -> None:
+def test_apt(url: str, apt: Apt, mode: str, repository: Repository) -> None:
     case = CASES[mode]
-    sound = fetched(f"{url}{UBUNTU}/gpg")
-    assert key_seen(f"{base(url, mode)}{UBUNTU}/gpg", sound) == case.key
-    key = fetched(f"{base(url, mode)}{UBUNTU}/gpg") if case.key in ("another", "<!DOCTYPE html>") else sound
-    apt.source(f"{base(url, mode)}{UBUNTU}", "jammy", key)
+    sound = fetched(url + repository.key)
+    assert key_seen(base(url, mode) + repository.key, sound) == case.key
+    key = fetched(base(url, mode) + repository.key) if case.key in ("another", "<!DOCTYPE html>") else sound
+    apt.source(base(url, mode) + repository.root, repository.suite, key)
 
     update = apt.get("update")
     assert (update.status, bool(re.search(case.update_says, update.text))) == (case.update, True), update.text
     if not case.update_says:
         assert not re.search("^[WE]:", update.text, re.M)
 
-    download = apt.get("download", PACKAGE)
+    download = apt.get("download", repository.package)
     assert (download.status, bool(re.search(case.download_says, download.text))) == (case.download, True), download.text
-    assert len(list(apt.folder.glob(f"{PACKAGE}*.deb"))) == (case.download == 0)
-
-
-@pytest.mark.parametrize("mode", CASES)
-def test_nvidia(url: str, apt: Apt, mode: str) -> None:
-    case = CASES[mode]
-    root = "/libnvidia-container"
-    sound = fetched(f"{url}{root}/gpgkey")
-    assert key_seen(f"{base(url, mode)}{root}/gpgkey", sound) == case.key
-    key = fetched(f"{base(url, mode)}{root}/gpgkey") if case.key in ("another", "<!DOCTYPE html>") else sound
-    apt.source(f"{base(url, mode)}{root}/stable/deb/{ARCHITECTURE}", "/", key)
-    update = apt.get("update")
-    assert (update.status, bool(re.search(case.update_says, update.text))) == (case.update, True), update.text
+    assert len(list(apt.folder.glob(f"{repository.package}*.deb"))) == (case.download == 0)
 
 
 def test_a_broken_path_disturbs_no_other(url: str, apt: Apt) -> None:

@@ -85,6 +85,17 @@ def test_the_index_offers_every_engine(site: Path, suite: docker.Suite) -> None:
     assert offered == expected
 
 
+def test_the_toolkit_is_offered_below_at_and_above_the_floor(site: Path) -> None:
+    names = [
+        "libnvidia-container-tools",
+        "libnvidia-container1",
+        "nvidia-container-toolkit",
+        "nvidia-container-toolkit-base",
+    ]
+    offered = sorted((entry["Package"], entry["Version"]) for entry in stanzas(site / FLAT / "Packages"))
+    assert offered == [(name, f"{version}-1") for name in names for version in ("1.18.2", "1.19.1", "1.20.0")]
+
+
 @pytest.mark.parametrize(("folder", "key"), RELEASES, ids=lambda text: str(text))
 def test_signatures_hold_and_cover_what_is_there(site: Path, tmp_path: Path, folder: str, key: str) -> None:
     keyring = tmp_path / "key.gpg"
