@@ -117,7 +117,7 @@ class Engine:
             self.converge_unit()
             self.converge_context()
         except PermissionError as error:
-            raise FleetError("HOME_UNUSABLE", str(error.filename)) from error
+            raise FleetError("HOME_UNUSABLE", str(self.foreign(Path(error.filename)))) from error
         self.converge_service()
         return {
             "actions": self.actions,
@@ -309,6 +309,14 @@ class Engine:
             "cgroup_driver": info["CgroupDriver"],
             "storage_driver": info["Driver"],
         }
+
+    def foreign(self, path: Path) -> Path:
+        """The outermost part of a path in the home that belongs to somebody else; the path when none does."""
+        for part in (*reversed(path.parents), path):
+            with contextlib.suppress(OSError):
+                if part.is_relative_to(self.user.home) and part.lstat().st_uid != self.user.uid:
+                    return part
+        return path
 
     # --- files ---------------------------------------------------------------------------------
 
