@@ -41,12 +41,11 @@ def module(host: HostView) -> Seen:
     """The kernel module is loaded, and nothing else holds the GPUs."""
     if facts.driver_version(host) is not None:
         return
-    pci = facts.cards(host)["pci"]
-    where = f"NVIDIA GPU at {', '.join(pci)}" if pci else "no NVIDIA GPU on the PCI bus"
-    if pci and host.exists("/sys/module/nouveau"):
-        yield finding("NOUVEAU_LOADED", f"{where}; /sys/module/nouveau exists")
-    elif pci or facts.wants_gpu(host) or host.glob("/usr/lib/*/libnvidia-ml.so.1"):
-        yield finding("DRIVER_NOT_LOADED", f"/proc/driver/nvidia/version is absent; {where}")
+    where = ", ".join(facts.cards(host)["pci"] or facts.cards(host)["nodes"])
+    if host.exists("/sys/module/nouveau"):
+        yield finding("NOUVEAU_LOADED", f"/sys/module/nouveau exists; NVIDIA GPU: {where}")
+    else:
+        yield finding("DRIVER_NOT_LOADED", f"/proc/driver/nvidia/version is absent; NVIDIA GPU: {where}")
 
 
 def library_version(host: HostView) -> str | None:
@@ -92,15 +91,22 @@ def answers(host: HostView) -> Seen:
 
 
 def count(host: HostView) -> Seen:
-    """As many GPUs as the inventory expects."""
+    """As many GPUs as the inventory expects. Where the driver does not answer, that has been told instead."""
     expected = host.settings.get("gpulab_gpus_expected")
     if not str(expected).isdigit():
         return
-    listed = facts.smi(host)
-    seen = len(listed.gpus) if listed else 0
+    if not facts.gpu_present(host):
+        seen, names = 0, "no NVIDIA GPU on the PCI bus and no driver"
+    elif facts.driver_version(host) is None:
+        return
+    else:
+        listed = facts.smi(host)
+        if listed is not None and (listed.rc != 0 or not listed.gpus):
+            return
+        gpus = [f"{gpu['uuid']} ({gpu['name']})" for gpu in listed.gpus] if listed else facts.cards(host)["driver"]
+        seen, names = len(gpus), ", ".join(gpus)
     if seen != int(str(expected)):
-        names = ", ".join(f"{gpu['uuid']} ({gpu['name']})" for gpu in listed.gpus) if listed else ""
-        yield finding("PROOF_GPU_COUNT", f"{seen} of {expected}: {names or 'none'}")
+        yield finding("PROOF_GPU_COUNT", f"{seen} of {expected}: {names}")
 
 
 def given(host: HostView) -> Seen:
@@ -136,7 +142,8 @@ def nodes(host: HostView) -> Seen:
     ]
     if not any(path[-1].isdigit() for path in present):
         yield finding("GPU_NODES_MISSING", "no /dev/nvidia0, /dev/nvidia1 ...")
-    closed = [path for path in present if (node := host.node(path)) and node.mode & 0o006 != 0o006]
+    known = {path: node for path in present if (node := host.node(path))}
+    closed = [path for path, node in known.items() if node.mode & 0o006 != 0o006 and not node.acl]
     if closed:
         yield finding("GPU_NODES_RESTRICTED", f"{', '.join(closed)} lack read and write for others")
 
@@ -193,7 +200,7 @@ CHECKS = (
         module,
         ("NOUVEAU_LOADED", "DRIVER_NOT_LOADED"),
         preflight=True,
-        needed=lambda host: facts.gpu_present(host) or facts.wants_gpu(host),
+        needed=facts.gpu_present,
         for_gpus=True,
     ),
     Check(

@@ -71,9 +71,9 @@ def foreign_packages(host: HostView) -> Seen:
     known = facts.packages(host)
     if "podman-docker" in known:
         yield finding("PODMAN_DOCKER", f"podman-docker {known['podman-docker'].version}: /usr/bin/docker is podman")
-    source = host.settings.get("rootless_docker_source", "vendor")
-    wrong, right = ("docker.io", "docker-ce") if source == "vendor" else ("docker-ce", "docker.io")
-    if host.settings and wrong in known and right not in known:
+    origins = {"vendor": ("docker.io", "docker-ce"), "distribution": ("docker-ce", "docker.io")}
+    wrong, right = origins.get(str(host.settings.get("rootless_docker_source")), ("", ""))
+    if wrong in known and right not in known:
         yield finding("ENGINE_OTHER_ORIGIN", f"{wrong} {known[wrong].version} is installed", wrong=wrong, right=right)
 
 

@@ -49,6 +49,7 @@ class Node(NamedTuple):
     gid: int
     device: tuple[int, int] | None  # major and minor of a character device
     inode: tuple[int, int, int]  # major and minor of its file system, inode number
+    acl: bool  # whether an access list says more than the mode
 
 
 class Space(NamedTuple):
@@ -166,7 +167,11 @@ class HostView:
             raise Unreadable(name, error.strerror or str(error)) from error
         device = (os.major(seen.st_rdev), os.minor(seen.st_rdev)) if stat.S_ISCHR(seen.st_mode) else None
         where = (os.major(seen.st_dev), os.minor(seen.st_dev), seen.st_ino)
-        return Node(stat.S_IMODE(seen.st_mode), seen.st_uid, seen.st_gid, device, where)
+        try:
+            acl = "system.posix_acl_access" in os.listxattr(self.path(name))
+        except OSError:
+            acl = False  # a file system without such attributes
+        return Node(stat.S_IMODE(seen.st_mode), seen.st_uid, seen.st_gid, device, where, acl)
 
     def space(self, name: str) -> Space:
         """Room where a path lies or would lie: its nearest folder that exists."""

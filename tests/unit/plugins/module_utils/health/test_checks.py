@@ -145,7 +145,10 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "desktop": ({"packages": {"docker-desktop": "4.50.0-1"}}, {"DOCKER_DESKTOP"}),
     "podman-docker": ({"packages": {"podman-docker": "3.4"}}, {"PODMAN_DOCKER"}),
     "other origin": (
-        {"packages": {"docker-ce": None, "docker.io": "28.5.2-1"}, "settings": ALL},
+        {
+            "packages": {"docker-ce": None, "docker.io": "28.5.2-1"},
+            "settings": {**ALL, "rootless_docker_source": "vendor"},
+        },
         {"ENGINE_OTHER_ORIGIN"},
     ),
     "kubelet": (
@@ -255,6 +258,14 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"DRIVER_TOO_OLD"},
     ),
     "one GPU too few": ({"settings": {**ALL, "gpulab_gpus_expected": 3}}, {"PROOF_GPU_COUNT"}),
+    "GPUs where none is expected": (
+        {"settings": {"gpulab_users": {"alice": {}}, "gpulab_gpus_expected": 0}},
+        {"PROOF_GPU_COUNT"},
+    ),
+    "expected GPUs of a dead driver": (
+        {**smi(15, "GPU is lost"), "settings": {**ALL, "gpulab_gpus_expected": 2}},
+        {"NVML_GPU_LOST"},
+    ),
     "a GPU of another host": ({"settings": {"gpulab_users": {"alice": {"gpus": [0, 7]}}}}, {"GPU_UNKNOWN"}),
     "no uvm node": (
         {"files": {"/dev/nvidia-uvm": None}},
@@ -269,6 +280,7 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"GPU_NODES_MISSING", "PROOF_NODE_MISSING"},
     ),
     "node closed": ({"nodes": {"/dev/nvidia1": {"mode": 0o660}}}, {"GPU_NODES_RESTRICTED"}),
+    "node opened by an access list": ({"nodes": {"/dev/nvidia1": {"mode": 0o660, "acl": True}}}, set()),
     "fabric manager": ({"packages": {"nvidia-fabricmanager-550": "550.2-1"}}, {"FABRIC_MANAGER_MISMATCH"}),
     "xid 79": (xid(79), {"XID_HARDWARE"}),
     "xid 31": (xid(31), {"XID_PROGRAM"}),
@@ -332,12 +344,23 @@ def test_healthy_host_gives_nothing(make_host: Any) -> None:
     assert result["verdict"] == "pass"
 
 
-def test_host_without_gpu_and_engine_gives_nothing(make_host: Any) -> None:
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, set()),
+        ({"gpulab_gpus_expected": 0}, set()),
+        (ALL, set()),
+        ({"gpulab_gpus_expected": 2}, {"PROOF_GPU_COUNT"}),
+    ],
+)
+@pytest.mark.parametrize("scope", ["preflight", "full"])
+def test_bare_host_without_gpu(make_host: Any, settings: Any, expected: set[str], scope: str) -> None:
     gone = dict.fromkeys(_gpu_files() | _engine_files())
     packages = {"docker-ce": None, "nvidia-container-toolkit-base": None, "libnvidia-compute-550": None}
-    host = make_host(files=gone, packages=packages, commands={"nvidia-smi": None})
-    result = examine(host, CHECKS, "full")
-    assert (result["findings"], result["unknown"], result["verdict"]) == ([], [], "pass")
+    host = make_host(files=gone, packages=packages, commands={"nvidia-smi": None}, settings=settings)
+    result = examine(host, CHECKS, scope)
+    assert codes(result) == expected
+    assert result["unknown"] == []
 
 
 @pytest.mark.parametrize("name", FAULTS)
