@@ -26,6 +26,8 @@ SERVICE = "com.docker.compose.service"
 HASH = "com.docker.compose.config-hash"
 ONE_OFF = "com.docker.compose.oneoff"
 RESTARTS = 3  # a container that came up and fell this often will not stay up
+STEADY = 3.0  # seconds that one without a health check must stay up to count as well
+STEADY_AGAIN = 10.0  # the same for one that has fallen before
 POLL = 0.25
 
 # What Compose or the engine says when it cannot start something, and which finding that is; the first match counts.
@@ -111,14 +113,18 @@ class Container:
             return True
         if self.status != "running":
             return False
-        return self.health == "healthy" if self.health else self.seconds_up() > 1
+        return self.health == "healthy" if self.health else self.seconds_up() > self._steady
 
     @property
     def hopeless(self) -> bool:
         """Waiting longer would not help."""
         ended = self.status == "exited" and self.policy in ("no", "on-failure") and self.exit_code != 0
-        looping = self.restarts >= RESTARTS and not (self.status == "running" and self.health == "healthy")
+        looping = self.restarts >= RESTARTS and (self.status == "restarting" or self.seconds_up() < self._steady)
         return ended or looping or self.status == "dead" or self.health == "unhealthy"
+
+    @property
+    def _steady(self) -> float:
+        return STEADY_AGAIN if self.restarts else STEADY
 
     def seconds_up(self) -> float:
         try:
@@ -229,7 +235,8 @@ class Project:
         where = ["--project-directory", str(base), "--project-name", self.name, "--env-file", str(dotenv)]
         done = self.compose(*files, *where, "config", "--format", "json")
         if done.returncode != 0:
-            raise FleetError("STACK_COMPOSE_INVALID", (done.stderr or done.stdout).strip())
+            said = (done.stderr or done.stdout).strip().replace(f"{base}/", "")
+            raise FleetError("STACK_COMPOSE_INVALID", said)
         config: dict[str, Any] = json.loads(done.stdout)
         return config
 

@@ -280,16 +280,14 @@ class Stack:
                 self.actions.append(f"write {name}")
                 self.before[name], self.after[name] = old, text
         written = self.state.get("written", {})
-        for name, entry in self.plan.files.items():
-            if layout.checksum(self.folder / name) != entry["sha256"]:
-                self.actions.append(f"write {name}")
-                self.before[name] = f"sha256 {written.get(name, 'none')}\n"
-                self.after[name] = f"sha256 {entry['sha256']}\n"
-        for name in sorted(
-            set(written) - set(self.plan.files) - set(texts) - {self._secret_path(s) for s in self.plan.secrets}
-        ):
-            self.actions.append(f"remove {name}")
-            self.before[name], self.after[name] = f"sha256 {written[name]}\n", ""
+        changed = [
+            name for name, entry in self.plan.files.items() if layout.checksum(self.folder / name) != entry["sha256"]
+        ]
+        gone = sorted(set(written) - set(self.plan.files) - set(texts))
+        if changed or gone:
+            self.actions += [f"write {name}" for name in changed] + [f"remove {name}" for name in gone]
+            self.before["files"] = "".join(f"{written[name]}  {name}\n" for name in changed + gone if name in written)
+            self.after["files"] = "".join(f"{self.plan.files[name]['sha256']}  {name}\n" for name in changed)
         digests = self._secret_digests()
         for name in sorted(set(digests) | set(self.state.get("secrets", {}))):
             if digests.get(name) != self.state.get("secrets", {}).get(name):
