@@ -57,6 +57,8 @@ for manager in system user; do
     mkdir -p "$root"/etc/systemd/$manager.conf.d
     printf '[Manager]\nDefaultTimeoutStopSec=10s\n' > "$root"/etc/systemd/$manager.conf.d/lab.conf
 done
+# A journal that survives a reboot, as servers have.
+mkdir -p "$root"/var/log/journal
 # nspawn's /dev has only the basics; a real host has these two.
 mkdir -p "$root"/etc/tmpfiles.d
 printf 'c /dev/fuse 0666 root root - 10:229\nd /dev/net 0755\nc /dev/net/tun 0666 root root - 10:200\n' \

@@ -9,6 +9,7 @@ from .system import run
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 CA_FOLDER = Path("/usr/local/share/ca-certificates")
 PIP_CONF = Path("/etc/pip.conf")
+APT = Path("/etc/apt")
 RESOLVERS = (Path("/run/systemd/resolve/resolv.conf"), Path("/etc/resolv.conf"))
 # Settings that say how to reach an archive; the rest of the machine's apt settings are its own business.
 APT_SETTINGS = (
@@ -81,8 +82,12 @@ def resolver() -> str:
     return ""
 
 
-def digest() -> str:
-    """Changes when anything that is carried over changes."""
-    parts = [mirror() or "", *apt_settings()]
-    parts += [path.read_text(errors="replace") for path in [*local_certificates(), PIP_CONF] if path.exists()]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+def digest(apt: Path = APT) -> str:
+    """Changes when anything that is carried over may have changed; asking apt for it would take most of a second."""
+    folders = (apt / "sources.list.d", apt / "apt.conf.d")
+    files = [apt / "sources.list", apt / "apt.conf", *(path for folder in folders for path in sorted(folder.glob("*")))]
+    sums = hashlib.sha256()
+    for path in [*files, *local_certificates(), PIP_CONF]:
+        if path.is_file():
+            sums.update(f"{path}\0".encode() + path.read_bytes() + b"\0")
+    return sums.hexdigest()

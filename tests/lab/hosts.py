@@ -15,7 +15,7 @@ from pathlib import Path
 from . import base, carry, cgroup, identity, network, parts, records, supervisor
 from .records import Record
 from .settings import STATE, LabError, say
-from .system import WITH_US, Busy, children, is_locked, lock, process_runs, remove_tree, run, send
+from .system import WITH_US, Busy, children, is_locked, lock, process_runs, read_json, remove_tree, run, send
 
 POWEROFF, REBOOT = signal.SIGRTMIN + 4, signal.SIGRTMIN + 5  # what systemd makes of these as process 1
 
@@ -268,9 +268,20 @@ def clear_runtime(record: Record) -> None:
         send(running["pid"], signal.SIGTERM)
         if not _wait(10, lambda: not process_runs(running["pid"], "_supervise", record.name), step=0.02):
             send(running["pid"])
+    _end_orphan(record)
     cgroup.remove(record.name)
     network.unplug(record.name, record.number)
     (record.folder / "running.json").unlink(missing_ok=True)
+
+
+def _end_orphan(record: Record) -> None:
+    """A host whose supervisor was killed: without its init nspawn tidies up and ends, as it does for a supervisor."""
+    noted = read_json(record.folder / "running.json")
+    nspawn = noted["nspawn"] if noted else 0
+    if nspawn and process_runs(nspawn, f"--machine={record.name}"):
+        for init in children(nspawn):
+            send(init)
+        _wait(10, lambda: not process_runs(nspawn), step=0.02)
 
 
 def _remove(name: str) -> None:

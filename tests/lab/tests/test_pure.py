@@ -43,6 +43,16 @@ def test_only_settings_that_say_how_to_reach_an_archive_are_carried_over() -> No
     ]
 
 
+def test_the_digest_follows_sources_and_settings(tmp_path: Path) -> None:
+    (tmp_path / "apt.conf.d").mkdir()
+    seen = {carry.digest(tmp_path)}
+    for leaf, content in (("sources.list", "deb x"), ("sources.list", "deb y"), ("apt.conf.d/1", "Acquire::x 1;")):
+        (tmp_path / leaf).write_text(content)
+        seen.add(carry.digest(tmp_path))
+    assert len(seen) == 4
+    assert carry.digest(tmp_path) in seen
+
+
 @pytest.mark.parametrize(
     ("asked", "suite", "expected"),
     [
