@@ -84,8 +84,9 @@ def node(path: str, dev_root: str = "") -> dict[str, Any]:
     LOG.info(f"Selecting {dev_root}{path} as {path}")
     info = host.at(dev_root + path).stat()
     major, minor = os.major(info.st_rdev), os.minor(info.st_rdev)
-    if (major, minor) == (1, 3):
-        major, minor = _nominal(PurePosixPath(path).name)
+    name = PurePosixPath(path).name
+    if (major, minor) == (1, 3) and name.startswith("nvidia"):
+        major, minor = _nominal(name)
     found: dict[str, Any] = {"path": path}
     if dev_root:
         found["hostPath"] = dev_root + path

@@ -174,12 +174,14 @@ def _reason(error: OSError) -> str:
 
 def write(spec: Spec, path: Path, form: str) -> None:
     """A temporary file of mode 0600 beside it, renamed, and only then opened to others, as the real program does it."""
+    blocking = next((folder for folder in reversed(path.parents) if folder.exists() and not folder.is_dir()), None)
+    if blocking is not None:
+        raise Failure(f"failed to write spec: failed to create Spec dir: mkdir {blocking}: not a directory")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Failure(
-            f"failed to write spec: failed to create Spec dir: mkdir {error.filename}: {_reason(error)}"
-        ) from None
+        reason = f"mkdir {error.filename}: {_reason(error)}"
+        raise Failure(f"failed to write spec: failed to create Spec dir: {reason}") from None
     temporary = path.with_name(f"spec.{int.from_bytes(os.urandom(4), 'big')}.tmp")
     try:
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
