@@ -91,7 +91,7 @@ def _start(site: Path) -> None:
     state = state_folder()
     (state / "pid").unlink(missing_ok=True)
     log_file = state / "log"
-    with log_file.open("a") as log:
+    with log_file.open("w") as log:
         server = subprocess.Popen(
             [sys.executable, str(SERVER), str(site), str(state), settings.GATEWAY, str(PORT)],
             stdin=subprocess.DEVNULL,
@@ -126,7 +126,7 @@ def _pid() -> int | None:
     """The server's process, if it is alive."""
     with contextlib.suppress(ValueError):
         pid = int(_kept("pid"))
-        if process_runs(pid, str(SERVER), str(state_folder())):
+        if process_runs(pid, str(state_folder())):  # not by the program's path: another checkout may have started it
             return pid
     return None
 

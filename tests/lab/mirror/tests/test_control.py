@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 import urllib.error
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,27 @@ def test_up_twice_down_twice(state: Path) -> None:
     assert control.status()["pid"] is None
     with pytest.raises(urllib.error.URLError, match="refused"):
         fetched(first["url"] + KEY)
+
+
+def test_several_at_once_start_one_server(state: Path) -> None:
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = {status["pid"] for status in pool.map(lambda _: control.up(), range(4))}
+        assert len(found) == 1
+        assert None not in found
+    finally:
+        control.down()
+
+
+def test_another_checkout_finds_the_same_server(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = control.up()["pid"]
+    try:
+        copy = tmp_path / "server.py"
+        copy.write_bytes(control.SERVER.read_bytes())
+        monkeypatch.setattr(control, "SERVER", copy)
+        assert control.up()["pid"] == first
+    finally:
+        control.down()
 
 
 def test_status_names_key_and_versions(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
