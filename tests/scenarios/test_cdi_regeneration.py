@@ -252,7 +252,7 @@ def test_what_missed_its_gpu_is_started_and_nothing_else(host: Host) -> None:
     [
         ("not-loaded", "DRIVER_NOT_LOADED"),
         ("library-mismatch", "NVML_LIBRARY_MISMATCH"),
-        ("uvm-missing", "UVM_MISSING"),
+        ("no-cuda-library", "CDI_SPEC_INCOMPLETE"),
     ],
 )
 def test_a_broken_driver_is_named_and_the_old_spec_kept(host: Host, fault: str, code: str) -> None:
@@ -269,6 +269,29 @@ def test_a_broken_driver_is_named_and_the_old_spec_kept(host: Host, fault: str, 
         lab("gpu", host.name, "mend")
     result = host.site.run("site.yml", "--tags", "toolkit").ok()
     assert host.root(f"sha256sum {SPEC}") == spec
+
+
+@pytest.mark.parametrize("can_be_loaded", [True, False], ids=["uvm loads", "uvm does not load"])
+def test_a_missing_uvm_node_is_made_or_named(host: Host, can_be_loaded: bool) -> None:
+    """nvidia-ctk would leave it out with exit code 0, and CUDA would not start in any container."""
+    spec = host.root(f"sha256sum {SPEC}")
+    host.root("systemctl stop gpulab-cdi.path gpulab-cdi-poll.timer")
+    lab("gpu", host.name, "fault", "uvm-missing")
+    try:
+        assert host.root("test -e /dev/nvidia-uvm || echo missing").strip() == "missing"
+        host.root(
+            f"chmod {'4755' if can_be_loaded else '644'} /usr/bin/nvidia-modprobe; systemctl start gpulab-cdi.service"
+        )
+        said = host.root("journalctl -u gpulab-cdi -n 4 --no-pager")
+        assert ("UVM_MISSING" in said) is not can_be_loaded
+        assert host.root("test -c /dev/nvidia-uvm && echo made", check=False).strip() == (
+            "made" if can_be_loaded else ""
+        )
+        assert host.root(f"sha256sum {SPEC}") == spec
+    finally:
+        host.root("chmod 4755 /usr/bin/nvidia-modprobe")
+        lab("gpu", host.name, "mend")
+        host.root("systemctl start gpulab-cdi.path gpulab-cdi-poll.timer")
 
 
 def test_a_restricted_user_and_back(host: Host) -> None:
