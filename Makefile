@@ -9,7 +9,7 @@ RUN := PATH=$(CURDIR)/$(VENV)/bin:$$PATH
 LAB := tests/lab/lab
 # What a bare Debian or Ubuntu lacks; `tests/lab/lab check` names what is still missing.
 PACKAGES := python3-venv mmdebstrap debootstrap systemd-container iproute2 iptables openssh-client \
-  gcc libc6-dev gpg gpgv apt-utils dpkg-dev zstd
+  gcc libc6-dev gpg gpg-agent gpgv debian-archive-keyring zstd
 SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
 
 .PHONY: help deps lint types unit molecule scenarios test demo demo-clean bench lock docs
@@ -45,7 +45,7 @@ unit: deps
 	@echo "==> unit tests"; $(RUN) pytest tests/unit
 
 molecule: deps
-	@for s in $(or $(S),$(SCENARIOS)); do echo "==> molecule $$s"; $(RUN) molecule test --scenario-name $$s || exit 1; done
+	@for s in $(or $(S),$(SCENARIOS)); do echo "==> molecule $$s"; $(RUN) molecule test --no-command-borders --scenario-name $$s || exit 1; done
 
 scenarios: deps
 	@echo "==> lab and scenario tests"; $(RUN) pytest tests/lab tests/scenarios
