@@ -425,7 +425,7 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "engine",
         "severity": "error",
         "title": "A user's engine was started too often and is given up on",
-        "cause": "Three starts within a minute, whether failed or asked for, and systemd starts it no more.",
+        "cause": "Too many starts within a minute, failed or asked for, and systemd starts it no more.",
         "remedy": "As {user}: systemctl --user reset-failed docker.service; systemctl --user start docker.service; journalctl --user -u docker.service tells why it ended.",
     },
     "ENGINE_CDI_OFF": {

@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import json
+from urllib.parse import quote
 
 from ansible_collections.gpulab.fleet.plugins.module_utils import _health_facts as facts
+from ansible_collections.gpulab.fleet.plugins.module_utils._cdi import GAVE_UP
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding
 from ansible_collections.gpulab.fleet.plugins.module_utils._health import Check, Seen
 from ansible_collections.gpulab.fleet.plugins.module_utils._health_view import HostView, Unreadable
@@ -16,6 +18,7 @@ ENGINE_FLOOR = (26, 1)
 ENGINE_CDI_DEFAULT = (28, 2)
 # Spelled like their command line flags; dockerd accepts these keys and does not use them.
 SINGULAR_KEYS = {"cdi-spec-dir": "cdi-spec-dirs", "insecure-registry": "insecure-registries"}
+DOWN = quote(json.dumps({"status": ["exited", "created"]}))
 SERVER_PROGRAMS = ("dockerd", "containerd", "rootlesskit")
 
 
@@ -28,7 +31,7 @@ def rootful(host: HostView) -> Seen:
     active = service.get("ActiveState") in ("active", "activating", "reloading")
     if not active and service.get("UnitFileState") != "enabled":
         return
-    data_root = str(facts.daemon_text(host, "/etc/docker/daemon.json").get("data-root") or "/var/lib/docker")
+    data_root = str((facts.json_file(host, "/etc/docker/daemon.json") or {}).get("data-root") or "/var/lib/docker")
     parts = [f"docker.service is {service.get('ActiveState')} and {service.get('UnitFileState')}"]
     try:
         info = facts.engine_info(host, ROOTFUL_SOCKET)
@@ -185,8 +188,8 @@ def cdi_feature(host: HostView) -> Seen:
             continue
         name = each.account.name
         folder = facts.cdi_folder(name)
-        if name not in facts.users_with_specs(host):
-            continue
+        if name not in facts.users_with_specs(host) or each.daemon is None or set(SINGULAR_KEYS) & set(each.daemon):
+            continue  # needs none, or the check 'daemon_files' has told
         feature = facts.dict_of(each.daemon.get("features")).get("cdi")
         path = facts.daemon_path(each.account)
         if feature is False or (feature is None and number < ENGINE_CDI_DEFAULT):
@@ -203,19 +206,14 @@ def lost_containers(host: HostView) -> Seen:
     for each in facts.engines(host):
         if isinstance(each, Unreadable):
             continue  # told by the check 'running'
-        stopped = host.api(each.socket, "/containers/json?all=1&filters=%7B%22status%22%3A%5B%22exited%22%5D%7D") or []
-        for container in stopped:
-            if "Exited (128)" not in container.get("Status", ""):
-                continue
+        name = each.account.name
+        for container in host.api(each.socket, f"/containers/json?all=1&filters={DOWN}") or []:
+            if "Exited (0)" in container.get("Status", ""):
+                continue  # ended well: asking about each of these would take long (the others end with 1, 127 or 128)
             state = (host.api(each.socket, f"/containers/{container['Id']}/json") or {}).get("State", {})
-            if "CDI" in state.get("Error", "") or '"cdi"' in state.get("Error", ""):
-                name = container["Names"][0].lstrip("/")
-                yield finding(
-                    "CONTAINER_LOST_GPU",
-                    f"{name} of {each.account.name}: {state['Error']}",
-                    user=each.account.name,
-                    name=name,
-                )
+            if GAVE_UP.search(state.get("Error") or ""):
+                label = container["Names"][0].lstrip("/")
+                yield finding("CONTAINER_LOST_GPU", f"{label} of {name}: {state['Error']}", user=name, name=label)
 
 
 CHECKS = (

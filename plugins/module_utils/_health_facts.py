@@ -44,7 +44,7 @@ class Engine(NamedTuple):
 
     account: Account
     unit: bool
-    daemon: dict[str, Any]
+    daemon: dict[str, Any] | None  # None: the file is broken, which a check of its own tells
     data_root: str
 
     @property
@@ -136,13 +136,13 @@ def systemd_version(host: HostView) -> int | None:
 
 
 # --- engines ------------------------------------------------------------------------------------
-def daemon_text(host: HostView, path: str) -> dict[str, Any]:
-    """A daemon.json as data; empty when absent or broken (one check of its own names a broken one)."""
+def json_file(host: HostView, path: str) -> dict[str, Any] | None:
+    """A JSON object; empty when the file is absent, None when it is broken."""
     try:
         data = json.loads(host.read(path) or "{}")
     except ValueError:
-        return {}
-    return data if isinstance(data, dict) else {}
+        return None
+    return data if isinstance(data, dict) else None
 
 
 def daemon_path(account: Account) -> str:
@@ -153,12 +153,12 @@ def engine(host: HostView, account: Account) -> Engine:
     """What is configured of one user's rootless engine."""
 
     def read() -> Engine:
-        daemon = daemon_text(host, daemon_path(account))
+        daemon = json_file(host, daemon_path(account))
         return Engine(
             account,
             host.exists(f"{account.home}/.config/systemd/user/docker.service"),
             daemon,
-            str(daemon.get("data-root") or f"{account.home}/.local/share/docker"),
+            str((daemon or {}).get("data-root") or f"{account.home}/.local/share/docker"),
         )
 
     return host.remember(f"engine {account.name}", read)
@@ -166,7 +166,8 @@ def engine(host: HostView, account: Account) -> Engine:
 
 def cli_context(host: HostView, account: Account) -> str:
     """The Docker context that a user's commands use unless told otherwise; empty when none is set."""
-    return str(daemon_text(host, f"{account.home}/.docker/config.json").get("currentContext") or "")
+    config = json_file(host, f"{account.home}/.docker/config.json") or {}
+    return str(config.get("currentContext") or "")
 
 
 def interesting_accounts(host: HostView) -> tuple[list[Account], list[str]]:

@@ -110,7 +110,7 @@ def global_settings(host: HostView) -> Seen:
     config = host.read(CONFIG) or ""
     if re.search(r"^\s*no-cgroups\s*=\s*true", config, re.MULTILINE):
         yield finding("TOOLKIT_NO_CGROUPS", f"{CONFIG} has no-cgroups = true")
-    daemon = facts.daemon_text(host, "/etc/docker/daemon.json")
+    daemon = facts.json_file(host, "/etc/docker/daemon.json") or {}
     if daemon.get("default-runtime") == "nvidia":
         yield finding("LEGACY_RUNTIME_DEFAULT", "/etc/docker/daemon.json has default-runtime nvidia")
 
@@ -183,7 +183,7 @@ def conflicts(host: HostView) -> Seen:
         if isinstance(each, Unreadable):
             yield each
             continue
-        folders = each.daemon.get("cdi-spec-dirs")
+        folders = (each.daemon or {}).get("cdi-spec-dirs")
         if not isinstance(folders, list):
             continue
         first: dict[str, str] = {}

@@ -95,7 +95,7 @@ def _command_line(host: HostView, account: Account) -> Seen:
         )
         return
     folder = f"{account.home}/.docker/contexts/meta/{hashlib.sha256(context.encode()).hexdigest()}"
-    meta = facts.daemon_text(host, f"{folder}/meta.json")
+    meta = facts.json_file(host, f"{folder}/meta.json") or {}
     target = facts.dict_of(facts.dict_of(meta.get("Endpoints")).get("docker")).get("Host", "")
     if target != own:
         seen = f"the Docker context of {account.name} is {context} ({target or 'undefined'})"

@@ -21,7 +21,7 @@ UNIT = "LoadState=loaded\nActiveState={0}\nSubState={1}\nResult={2}\nUnitFileSta
 SOURCES = "/etc/apt/sources.list.d"
 RELEASE = 'ID={}\nVERSION_ID="{}"\n'
 CDI_ERROR = "CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=0"
-LOST = {"Id": "c1", "Names": ["/train"], "Status": "Exited (128) 2 minutes ago"}
+LOST = {"Id": "c1", "Names": ["/train"], "State": "exited", "Status": "Exited (128) 2 minutes ago"}
 ROOTFUL: dict[str, Any] = {
     "commands": {"systemctl show docker.service": Result(0, UNIT.format("active", "running", "success", "enabled"), "")}
 }
@@ -189,6 +189,8 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
         },
         {"ENGINE_CDI_OFF", "ENGINE_BELOW_RECOMMENDED"},
     ),
+    "broken daemon.json": ({"files": {DAEMON: "{"}}, {"DAEMON_JSON_INVALID"}),
+    "typo in daemon.json": ({"files": {DAEMON: '{"cdi-spec-dir": []}'}}, {"DAEMON_JSON_TYPO"}),
     "cdi folder not named": ({"files": {DAEMON: "{}"}}, {"ENGINE_CDI_FOLDER"}),
     "container gave up": (
         {
