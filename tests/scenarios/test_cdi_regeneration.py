@@ -294,6 +294,32 @@ def test_a_missing_uvm_node_is_made_or_named(host: Host, can_be_loaded: bool) ->
         host.root("systemctl start gpulab-cdi.path gpulab-cdi-poll.timer")
 
 
+def test_a_stopped_persistence_daemon_keeps_no_container_from_starting(host: Host) -> None:
+    """nvidia-ctk mounts the daemon's socket, and a mount of something that has gone away fails the start."""
+    run = "docker run --rm --network none --device nvidia.com/gpu=1 lab/base:1 nvidia-smi -L"
+    assert "nvidia-persistenced/socket" in host.root("nvidia-ctk --quiet cdi generate")
+    host.root("mv /run/nvidia-persistenced/socket /run/nvidia-persistenced/away")
+    try:
+        assert GPUS[1] in host.trainer(run)
+    finally:
+        host.root("mv /run/nvidia-persistenced/away /run/nvidia-persistenced/socket")
+
+
+def test_mig_instances_are_noticed_without_any_event(host: Host) -> None:
+    """Nothing is written to a disk when instances are made or taken away: only the timer can see it."""
+    host.root("systemctl stop gpulab-cdi.path; systemctl restart gpulab-cdi-poll.timer")
+    try:
+        for setting, named in (("3g.20gb,3g.20gb", True), ("off", False)):
+            lab("gpu", host.name, "set", f"gpu.0.mig={setting}")
+            deadline = time.monotonic() + 100
+            while ("0:1" in host.devices()) is not named and time.monotonic() < deadline:
+                time.sleep(3)
+            assert ("0:1" in host.devices()) is named
+            assert ("0" in host.devices()) is not named, "a GPU that is divided is not handed out whole"
+    finally:
+        host.root("systemctl start gpulab-cdi.path")
+
+
 def test_a_restricted_user_and_back(host: Host) -> None:
     host.site.set({"gpulab_users": {"trainer": {"gpus": [1]}}})
     for args in (("--check", "--diff"), ()):
