@@ -26,6 +26,8 @@ HOST_PACKAGES = (
 IMAGE_PACKAGES = "python3,python3-venv,ca-certificates"
 # A third of a small tree that nothing reads; every host is spared the time to write it.
 LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
+# dpkg then does not wait for the disk after every file: what a process has written outlives a power cut here anyway.
+NO_WAITING = "force-unsafe-io"
 # apt then keeps its lists as lz4: 18 MB instead of 50, and no slower to read.
 SMALL_LISTS = 'Acquire::GzipIndexes "true";'
 
@@ -85,7 +87,8 @@ def cache_name(kind: str, suite: str, packages: str, recipe: str, carried: str, 
 def host_base(suite: str) -> Path:
     """The tar that hosts of this suite are unpacked from, made now when it is not there."""
     # With the lists kept, a host can install packages without fetching them first.
-    options = ["--skip=cleanup/apt/lists", f"--aptopt={SMALL_LISTS}", *_without(LEFT_OUT)]
+    kept = ["--skip=cleanup/apt/lists", f"--aptopt={SMALL_LISTS}"]
+    options = [*kept, f"--dpkgopt={NO_WAITING}", *_without(LEFT_OUT)]
     return _cached("base", suite, HOST_PACKAGES, HOST_RECIPE, options)
 
 
