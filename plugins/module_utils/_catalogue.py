@@ -1090,6 +1090,13 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "cause": "nvidia-container-toolkit-base was removed, or installed elsewhere after the spec was made.",
         "remedy": "Run the nvidia_container_toolkit role: it installs the package and makes the spec anew.",
     },
+    "PROOF_HOOK_FAILED": {
+        "layer": "proof",
+        "severity": "error",
+        "title": "A program that the CDI spec runs fails",
+        "cause": "Its own words are above. The toolkit's version and the spec do not belong together, or the image has something in the way of what it writes.",
+        "remedy": "systemctl start gpulab-cdi.service makes the spec anew; when it persists, run the nvidia_container_toolkit role again.",
+    },
     "PROOF_GPU_SET_DIFFERS": {
         "layer": "proof",
         "severity": "error",

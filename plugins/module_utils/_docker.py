@@ -36,6 +36,7 @@ ENGINE_SAYS = [
         (r"error creating device nodes:.*no such file or directory", "PROOF_NODE_MISSING"),
         (r"failed to stat CDI host device", "PROOF_NODE_MISSING"),
         (r"error running hook #\d+: (?:fork/exec|exec:?) .*no such file or directory", "PROOF_HOOK_MISSING"),
+        (r"error running hook #\d+", "PROOF_HOOK_FAILED"),
         (r"unsupported shim version", "PROOF_ENGINE_STALE"),
         (r"no space left on device", "PROOF_DISK_FULL"),
         (r"Cannot connect to the Docker daemon|Connection refused|Connection aborted", "PROOF_ENGINE_DEAD"),

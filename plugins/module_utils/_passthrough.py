@@ -56,6 +56,21 @@ def host_gpu_nodes() -> list[str]:
     return [path for path in _cuda.device_files() if _cuda.is_gpu(path)]
 
 
+def nodes_by_uuid(root: Path = Path("/")) -> dict[str, str]:
+    """Each GPU's device node, as the kernel module tells it."""
+    found = {}
+    for path in sorted(root.glob("proc/driver/nvidia/gpus/*/information")):
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        told = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+        uuid, minor = told.get("GPU UUID", "").strip(), told.get("Device Minor", "").strip()
+        if uuid and minor.isdigit():
+            found[uuid] = f"/dev/nvidia{minor}"
+    return found
+
+
 def at_once(jobs: Mapping[Any, Callable[[], Any]], workers: int, deadline: float) -> dict[Any, Any]:
     """Runs the jobs side by side; those that are not done by the deadline are missing from the answer.
 
@@ -123,6 +138,7 @@ class Passthrough:
         self.answer = Answer()
         self.engine: Engine | None = None
         self.devices: _cdi_spec.Devices = {}
+        self.nodes = nodes_by_uuid()
 
     # --- in order ------------------------------------------------------------------------------------
 
@@ -225,9 +241,20 @@ class Passthrough:
 
     # --- running the probe ---------------------------------------------------------------------------
 
+    def own_nodes(self, name: str | None) -> list[str]:
+        """The GPU nodes that a container with this device may have.
+
+        The driver's word counts and not the spec's, which is what is being tried. It does not speak of MIG instances.
+        """
+        if name == "all":
+            return [node for gpu in self.settings.gpus for node in self.own_nodes(gpu)]
+        if name in self.nodes:
+            return [self.nodes[name]]
+        return self.devices.get(name, []) if name else []
+
     def forbidden(self, name: str | None) -> list[dict[str, Any]]:
         """The host's GPU nodes that a container with this device must not reach."""
-        given = self.devices.get(name, []) if name else []
+        given = self.own_nodes(name)
         numbers = [node_number(path) for path in host_gpu_nodes() if path not in given]
         return [number for number in numbers if number]
 
@@ -281,7 +308,7 @@ class Passthrough:
             for name in ("isolated", "compute", "bandwidth"):
                 judged.add(name, "unknown", _proof.NOT_REACHED, gpu=gpu)
             return
-        others = len(self.forbidden(gpu)) if self.devices.get(gpu) else len(host_gpu_nodes()) - 1
+        others = len(self.forbidden(gpu)) if self.own_nodes(gpu) else len(host_gpu_nodes()) - 1
         start = ran.seconds - sum(step["seconds"] for step in answer["steps"])
         judged.extend(_proof.judge_gpu(answer, gpu, others, start, settings.user))
         ratio = _proof.bandwidth_ratio(answer, host or {})

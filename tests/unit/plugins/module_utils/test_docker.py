@@ -48,6 +48,10 @@ START = (
             "PROOF_HOOK_MISSING",
         ),
         (
+            f"{START}error running hook #0: error running hook: exit status 1, stdout: , stderr: failed to update ldcache",
+            "PROOF_HOOK_FAILED",
+        ),
+        (
             "failed to create task for container: failed to start shim: start failed: unsupported shim version (3): "
             "not implemented",
             "PROOF_ENGINE_STALE",
