@@ -13,7 +13,6 @@ import pytest
 from .site import ROOT, Site
 
 
-
 def kill_during(site: Site, marker: str, delay: float) -> None:
     """Start a converge, wait for a task whose name holds `marker`, then SIGKILL the whole process group."""
     env = site.environment(ANSIBLE_STDOUT_CALLBACK="default", PYTHONUNBUFFERED="1")
@@ -44,11 +43,11 @@ def kill_during(site: Site, marker: str, delay: float) -> None:
 @pytest.mark.parametrize(
     ("marker", "delay"),
     [
-        ("apt_signed_source", 0.1),
-        ("packages", 2.0),
+        ("package source", 0.1),
+        ("engine's packages", 2.0),
         ("rootless engine", 0.8),
-        ("CDI", 0.5),
-        ("proof", 0.8),
+        ("Describe the GPUs", 0.5),
+        ("Prove the GPUs", 0.8),
     ],
     ids=["source", "packages", "engine", "specs", "proof"],
 )

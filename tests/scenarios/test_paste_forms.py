@@ -24,6 +24,9 @@ LOOK = (
     "sys.stdout.write('nodes=%d' % len([n for n in os.listdir('/dev') if n[:6] == 'nvidia' and n[6:].isdigit()]))"
 )
 
+# 26.1.5 with what was current beside it
+COMPANIONS = {"26.1.5": {"containerd": "1.7.24", "compose": "2.26.1", "buildx": "0.13.1"}}
+
 # form -> what a person types, and the outcome on each engine
 RUN = [
     ("--device nvidia.com/gpu=0", {"28.5.2": WORKS, "26.1.5": WORKS}),
@@ -53,7 +56,10 @@ COMPOSE = [
 def engine(request: pytest.FixtureRequest, hosts: Hosts) -> Iterator[tuple[str, Site]]:
     version = str(request.param)
     site = hosts.site(f"scn-forms{version[:2]}")
-    site.set({"gpulab_users": {"trainer": {"gpus": "all"}}, "rootless_docker_engine_version": version})
+    pins = {"engine": version, **COMPANIONS.get(version, {})}
+    site.set(
+        {"gpulab_users": {"trainer": {"gpus": "all"}}, **{f"rootless_docker_{k}_version": v for k, v in pins.items()}}
+    )
     site.run().ok()
     yield version, site
 
