@@ -22,10 +22,14 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         _result, given = self.validate_argument_spec(
-            {"index": {"type": "str", "default": ""}, "root": {"type": "path", "default": "/var/lib/gpulab/python"}}
+            {
+                "index": {"type": "str", "default": ""},
+                "root": {"type": "path", "default": "/var/lib/gpulab/python"},
+                "gpu_only": {"type": "bool", "default": False},
+            }
         )
         digest = digest_of(LOCK.read_text(encoding="utf-8"))
-        arguments = {"root": given["root"], "digest": digest}
+        arguments = {"root": given["root"], "gpu_only": given["gpu_only"], "digest": digest}
         answer = self._execute_module(module_name=MODULE, module_args=arguments, task_vars=task_vars)
         if answer.get("failed") or not answer.pop("lacks", False) or self._task.check_mode:
             return dict(answer)
@@ -36,7 +40,7 @@ class ActionModule(ActionBase):
             return {"failed": True, "msg": message(found), "finding": found}
         return self.send(archive, arguments, task_vars)
 
-    def send(self, archive: Path, arguments: dict[str, str], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+    def send(self, archive: Path, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         shell = self._connection._shell
         folder = shell.tmpdir or self._make_tmp_path()
         there = shell.join_path(folder, archive.name)

@@ -101,11 +101,13 @@ class Ran:
     errors: str = ""
     refused: str = ""
     timed_out: bool = False
+    status: int | None = None
     seconds: float = 0.0
 
     @property
     def explanation(self) -> str:
-        return self.refused or self.errors.strip() or self.output.strip() or "it ended without a word"
+        said = self.refused or self.errors.strip() or self.output.strip()
+        return said or f"the probe ended without a word (exit code {self.status})"
 
 
 class Engine:
@@ -232,7 +234,7 @@ class Engine:
         ran, started, container = Ran(), time.monotonic(), ""
         try:
             container = self.create(image, command, devices, files or {})
-            gone = threading.Thread(target=self.wait_until_gone, args=(container,), daemon=True)
+            gone = threading.Thread(target=self.wait_until_gone, args=(container, ran), daemon=True)
             gone.start()
             stream = self.api.attach(container, stdout=True, stderr=True, stream=True, demux=True)
             self.api.start(container)
@@ -264,10 +266,10 @@ class Engine:
         created = self.api.create_container(image, command, host_config=settings, labels={OWNER: self.token})
         return str(created["Id"])
 
-    def wait_until_gone(self, container: str) -> None:
+    def wait_until_gone(self, container: str, ran: Ran) -> None:
         # The container can be gone before the question arrives, which is as good an answer.
         with contextlib.suppress(*self.failures()):
-            self.api.wait(container, condition="removed")
+            ran.status = self.api.wait(container, condition="removed").get("StatusCode")
 
     @contextlib.contextmanager
     def killed_at_the_deadline(self, container: str, ran: Ran) -> Iterator[None]:

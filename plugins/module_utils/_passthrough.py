@@ -106,6 +106,13 @@ def at_once(jobs: Mapping[Any, Callable[[], Any]], workers: int, deadline: float
     return results
 
 
+def image_is_suspect(ran: Ran) -> bool:
+    """Whether the image may be what is broken: its program did not start, or ended without an answer."""
+    if ran.refused:
+        return image_is_broken(ran.refused)
+    return not ran.timed_out and _proof.parse_answer(ran.output) is None
+
+
 @dataclass
 class Settings:
     """What is to be proven."""
@@ -216,8 +223,7 @@ class Passthrough:
     def look_inside(self) -> None:
         """All containers, and the host runs, side by side; then what needs a second look."""
         results = self.run_probes()
-        broken = [ran for ran, _host in results.values() if ran and image_is_broken(ran.refused or ran.errors)]
-        if broken:
+        if any(ran and image_is_suspect(ran) for ran, _host in results.values()):
             self.provide_image(again=True)
             results = self.run_probes()
         for gpu in self.settings.gpus:

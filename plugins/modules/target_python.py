@@ -33,6 +33,10 @@ options:
     description: Package index for the controller's pip, where it is not the configured one.
     type: str
     default: ""
+  gpu_only:
+    description: Leave a host without a GPU as it is.
+    type: bool
+    default: false
   digest:
     description: Name of the set. The controller fills it in.
     type: str
@@ -71,6 +75,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.gpulab.fleet.plugins.module_utils._gpu_presence import gpu_presence
 
 COMPLETE = ".complete"
 
@@ -129,6 +134,7 @@ def main() -> None:
         argument_spec={
             "root": {"type": "path", "default": "/var/lib/gpulab/python"},
             "index": {"type": "str", "default": ""},
+            "gpu_only": {"type": "bool", "default": False},
             "digest": {"type": "str"},
             "archive": {"type": "path"},
             "checksum": {"type": "str"},
@@ -136,6 +142,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     root, digest, archive = Path(module.params["root"]), module.params["digest"], module.params["archive"]
+    if module.params["gpu_only"] and not gpu_presence()["present"]:
+        module.exit_json(changed=False, msg="no GPU on this host", path=str(root / "current"), digest=digest)
     os.umask(0o022)
     before = link_target(root)
     changed = not has(root, digest) or before != digest

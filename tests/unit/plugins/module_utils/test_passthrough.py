@@ -197,6 +197,21 @@ def test_a_broken_image_is_made_anew_once(engine: Engine) -> None:
     assert codes(answer) == {"PROOF_CONTAINER_FAILED"}
 
 
+@pytest.mark.parametrize(
+    ("ran", "suspect"),
+    [
+        (Ran(errors="RuntimeError: Bad magic number in .pyc file"), True),
+        (Ran(), True),
+        (Ran(refused="exec /usr/bin/python3.11: exec format error"), True),
+        (Ran(refused="no space left on device"), False),
+        (Ran(timed_out=True), False),
+        (Ran(output='{"probe": 1}'), False),
+    ],
+)
+def test_which_end_puts_the_image_in_doubt(ran: Ran, suspect: bool) -> None:
+    assert _passthrough.image_is_suspect(ran) is suspect
+
+
 @pytest.mark.parametrize(("slow_runs", "verdict"), [(1, "pass"), (3, "pass"), (99, "fail")])
 def test_slow_copies_are_looked_at_again(engine: Engine, slow_runs: int, verdict: str) -> None:
     engine.slow_runs = slow_runs
