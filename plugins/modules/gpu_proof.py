@@ -70,6 +70,10 @@ verdict:
   description: V(pass), V(fail) or V(unknown).
   type: str
   returned: always
+recorded:
+  description: Whether the record was written, because it differs from the one that was there.
+  type: bool
+  returned: always
 lines:
   description: The proof as a person reads it.
   type: list
@@ -193,7 +197,14 @@ def main() -> None:
     if module.check_mode:
         text = "the proof is not run in check mode"
         module.exit_json(
-            changed=False, skipped=True, msg=text, verdict="unknown", record=keeper.before, lines=[text], findings=[]
+            changed=False,
+            recorded=False,
+            skipped=True,
+            msg=text,
+            verdict="unknown",
+            record=keeper.before,
+            lines=[text],
+            findings=[],
         )
     nothing = _record.has_no_gpu(info) and not params["expected"]
     record, findings = _record.make(info, proofs, params["expected"], None if nothing else toolkit_version())
@@ -206,7 +217,7 @@ def main() -> None:
     if changed:
         keeper.keep(record)
     write_atomic(Path(params["runtime_path"]), dump({**now(), "record": record, "info": info, "proofs": proofs}), 0o644)
-    result.update(changed=changed, record=record, ansible_facts={"gpulab_proof": record})
+    result.update(changed=changed, recorded=changed, record=record, ansible_facts={"gpulab_proof": record})
     if module._diff and changed:
         result["diff"] = keeper.diff(record)
     if result["verdict"] == "fail":
