@@ -1280,6 +1280,13 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "cause": "A service ended, keeps restarting, or its health check fails; what it said last is above.",
         "remedy": "As {user} in ~/gpulab/stacks/{stack}: docker compose ps -a; docker compose logs. A slow start needs a longer compose_stacks_wait_timeout.",
     },
+    "STACK_BUSY": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "Another run is at work on this stack",
+        "cause": "Two runs were started, or one goes on whose controller was interrupted: it is likely to be building an image.",
+        "remedy": "Wait, and run again; on the host: ps -fu {user}.",
+    },
     "STACK_DOWN_FAILED": {
         "layer": "stacks",
         "severity": "error",

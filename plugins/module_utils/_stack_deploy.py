@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hmac
 import json
 import os
@@ -15,7 +16,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 from ansible_collections.gpulab.fleet.plugins.module_utils import _stack_files as layout
 from ansible_collections.gpulab.fleet.plugins.module_utils import _stack_gpus, _stack_images
 from ansible_collections.gpulab.fleet.plugins.module_utils._compose import (
+    POLL,
     Container,
     Project,
     classify,
@@ -36,6 +38,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._stack import refused
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
 
 SCHEMA = 1
+BUSY = 600  # seconds to wait for another run on the user's stacks, such as one whose controller was killed
 GRACE = 30  # seconds that `up` may take beyond what the stack may take to be well
 
 
@@ -95,9 +98,39 @@ class Stack:
             return {}
         return state if isinstance(state, dict) and state.get("schema") == SCHEMA else {}
 
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Holds the lock of the user's stacks, and takes away what a killed run left beside its folder."""
+        if self.check or (not self.stacks.is_dir() and not self.plan.files):
+            yield
+            return
+        make_folders(self.stacks)
+        lock = os.open(self.stacks, os.O_RDONLY)  # one lock for all: what other stacks hold decides who gets which GPU
+        try:
+            deadline = time.monotonic() + BUSY
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise FleetError("STACK_BUSY", f"{self.stacks} is locked for more than {BUSY} s") from None
+                    time.sleep(POLL)
+            self.state = self._read_state(self.folder / layout.STATE)
+            self.salt = self.state.get("salt") or self.salt
+            for left in self.stacks.glob(f".{self.plan.name}.*"):
+                shutil.rmtree(left, ignore_errors=True)
+            yield
+        finally:
+            os.close(lock)
+
     # --- present ---------------------------------------------------------------------------------------
 
     def deploy(self) -> dict[str, Any]:
+        with self._alone():
+            return self._deploy()
+
+    def _deploy(self) -> dict[str, Any]:
         engine = self._engine()
         if engine is None:
             return self._result([], predicted="there is no engine to ask yet")
@@ -221,7 +254,7 @@ class Stack:
                 self._install(stage if unpacked else None, texts)
 
     @contextlib.contextmanager
-    def _stage(self) -> Any:
+    def _stage(self) -> Iterator[Path]:
         parent = None if self.check else self.stacks
         stage = Path(tempfile.mkdtemp(prefix=f".{self.plan.name}.", dir=parent))
         try:
@@ -523,6 +556,10 @@ class Stack:
 
     def remove(self) -> dict[str, Any]:
         """Stops the stack and takes its folder away; data folders and images stay."""
+        with self._alone():
+            return self._remove()
+
+    def _remove(self) -> dict[str, Any]:
         try:
             self.project.engine()
             containers = self.project.containers()

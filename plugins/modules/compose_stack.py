@@ -233,8 +233,12 @@ def main() -> None:
         module.fail_json(msg="this module works as a task of a play only: a part of it runs on the controller")
     try:
         user = account(params["user"])
-        stack = Stack(plan_of(params), user, module.check_mode, handed_over(params))
-        work = stack.deploy if present else stack.remove
+        handed = handed_over(params)
+
+        def work() -> dict[str, Any]:
+            stack = Stack(plan_of(params), user, module.check_mode, handed)
+            return stack.deploy() if present else stack.remove()
+
         result = work() if os.geteuid() == user.uid else as_user(user, work)
     except FleetError as error:
         if module.check_mode and error.code == "USER_MISSING":

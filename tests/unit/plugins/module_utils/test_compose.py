@@ -1,0 +1,84 @@
+"""What the engine's words about a container mean."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from ansible_collections.gpulab.fleet.plugins.module_utils._compose import Container, classify
+
+
+def container(status: str, policy: str = "unless-stopped", seconds: float = 60, **state: Any) -> Container:
+    health = state.pop("health", None)
+    restarts = state.pop("restarts", 0)
+    started = datetime.now(timezone.utc) - timedelta(seconds=seconds)
+    return Container.read(
+        {
+            "Id": "1",
+            "Name": "/s-a-1",
+            "Image": "sha256:1",
+            "RestartCount": restarts,
+            "Config": {"Image": "a", "Labels": {"com.docker.compose.service": "a"}},
+            "HostConfig": {"RestartPolicy": {"Name": policy}},
+            "NetworkSettings": {"Ports": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}], "81/tcp": None}},
+            "State": {
+                "Status": status,
+                "StartedAt": started.strftime("%Y-%m-%dT%H:%M:%S.000000000Z"),
+                **({"Health": {"Status": health, "Log": [{"Output": "said\n"}]}} if health else {}),
+                **state,
+            },
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "well", "hopeless"),
+    [
+        (container("running", health="healthy"), True, False),
+        (container("running", health="starting"), False, False),
+        (container("running", health="unhealthy"), False, True),
+        (container("running"), True, False),
+        (container("running", seconds=0), False, False),
+        (container("running", seconds=5, restarts=1), False, False),
+        (container("running", seconds=5, restarts=3), False, True),
+        (container("running", seconds=3600, restarts=9), True, False),
+        (container("restarting", restarts=2), False, False),
+        (container("restarting", restarts=3), False, True),
+        (container("exited", policy="no", ExitCode=0), True, False),
+        (container("exited", policy="on-failure", ExitCode=0), True, False),
+        (container("exited", policy="no", ExitCode=1), False, True),
+        (container("exited", ExitCode=0), False, False),
+        (container("created"), False, False),
+        (container("dead"), False, True),
+    ],
+    ids=lambda value: value.describe() if isinstance(value, Container) else str(value),
+)
+def test_well_and_hopeless(found: Container, well: bool, hopeless: bool) -> None:
+    assert (found.well, found.hopeless) == (well, hopeless)
+
+
+def test_what_is_told_of_it() -> None:
+    found = container("running", health="unhealthy", restarts=2)
+    assert found.describe() == "running, unhealthy, restarted 2 times"
+    assert found.said == "said"
+    assert found.plain()["addresses"] == [{"address": "127.0.0.1:8080", "container_port": 80}]
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=9", "STACK_GPU_UNRESOLVED"),
+        ('could not select device driver "cdi" with capabilities: []', "STACK_GPU_UNRESOLVED"),
+        (
+            "RootlessKit PortManager.AddPort(): listen tcp4 127.0.0.1:8000: bind: address already in use",
+            "STACK_PORT_TAKEN",
+        ),
+        ("cannot expose privileged port 80, you can add", "STACK_PORT_PRIVILEGED"),
+        ("mkdir /x-init: no space left on device", "STACK_DISK_FULL"),
+        ("dial tcp: lookup registry-1.docker.io on 10.0.2.3:53: no such host", "STACK_IMAGE_MISSING"),
+        ("something else", "OTHER"),
+    ],
+)
+def test_classify(text: str, code: str) -> None:
+    assert classify(text, "OTHER") == code

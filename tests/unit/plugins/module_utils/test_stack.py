@@ -1,0 +1,179 @@
+"""A stack's definition, a site's settings, and the GPU forms that people paste."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.gpulab.fleet.plugins.module_utils import _stack
+from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+
+STACKS = sorted(path.parent for path in (Path(__file__).parents[4] / "stacks").glob("*/stack.yml"))
+
+DEFINED = {
+    "settings": {
+        "NAME": {"type": "str", "default": "x"},
+        "COUNT": {"type": "int", "default": 3},
+        "RATE": {"type": "float", "default": 0.5},
+        "ON": {"type": "bool", "default": True},
+        "PORT": {"type": "port", "default": 8000},
+        "FORM": {"type": "str", "default": "small", "choices": ["small", "large"]},
+        "FOLDER": {"type": "path"},
+        "MUST": {"type": "str", "required": True},
+    },
+    "data": {"LOGS": {"folder": "logs"}},
+    "secrets": {"TOKEN": {"required": True}, "KEY": {}},
+}
+
+
+def defined() -> dict[str, Any]:
+    return _stack.definition("s", DEFINED)
+
+
+def test_settings_are_complete_and_text() -> None:
+    found = _stack.settings("s", defined(), {"MUST": "a b", "COUNT": "7", "ON": False, "LOGS": "/srv/logs"})
+    assert found == {
+        "NAME": "x",
+        "COUNT": "7",
+        "RATE": "0.5",
+        "ON": "false",
+        "PORT": "8000",
+        "FORM": "small",
+        "MUST": "a b",
+        "LOGS": "/srv/logs",
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"MUST": "a", "COUN": 1}, "no setting COUN; there are: COUNT"),
+        ({"MUST": "a", "COUNT": "many"}, "COUNT is 'many', not a whole number"),
+        ({"MUST": "a", "COUNT": True}, "not a whole number"),
+        ({"MUST": "a", "COUNT": 1.5}, "not a whole number"),
+        ({"MUST": "a", "PORT": 0}, "not a port"),
+        ({"MUST": "a", "PORT": 65536}, "not a port"),
+        ({"MUST": "a", "RATE": "fast"}, "not a number"),
+        ({"MUST": "a", "ON": "yes"}, "not true or false"),
+        ({"MUST": "a", "NAME": ["a"]}, "not text"),
+        ({"MUST": "a", "NAME": True}, "not text"),
+        ({"MUST": "a", "FORM": "middling"}, "not one of small, large"),
+        ({}, "MUST has no default"),
+    ],
+)
+def test_a_wrong_setting_says_what_is_right(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(FleetError, match=said) as caught:
+        _stack.settings("s", defined(), given)
+    assert caught.value.code == "STACK_SETTING_INVALID"
+
+
+@pytest.mark.parametrize(
+    ("read", "said"),
+    [
+        ([], "does not know|is not a mapping"),
+        ({"setting": {}}, "does not know setting"),
+        ({"settings": {"lower": {}}}, "settings.lower"),
+        ({"settings": {"PATH": {}}}, "settings.PATH"),
+        ({"settings": {"COMPOSE_FILE": {}}}, "settings.COMPOSE_FILE"),
+        ({"settings": {"A": "text"}}, "settings.A is not a mapping"),
+        ({"settings": {"A": {"type": "list"}}}, "type is one of"),
+        ({"data": {"A": {}}}, "names no folder"),
+    ],
+)
+def test_a_wrong_definition_is_refused(read: Any, said: str) -> None:
+    if read == []:
+        assert _stack.definition("s", read)["settings"] == {}
+        return
+    with pytest.raises(FleetError, match=said) as caught:
+        _stack.definition("s", read)
+    assert caught.value.code == "STACK_INVALID"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "TOKEN must be given"),
+        ({"TOKEN": ""}, "TOKEN is not text, or empty"),
+        ({"TOKEN": "a", "OTHER": "b"}, "no secret OTHER; there are: KEY, TOKEN"),
+    ],
+)
+def test_secrets_are_those_of_the_stack(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(FleetError, match=said):
+        _stack.check_secrets("s", defined(), given)
+
+
+def test_optional_secrets_may_be_left_out() -> None:
+    _stack.check_secrets("s", defined(), {"TOKEN": "a"})
+
+
+RESERVED = "deploy: {{resources: {{reservations: {{devices: [{0}]}}}}}}"
+
+
+@pytest.mark.parametrize(
+    ("service", "forms"),
+    [
+        ("image: x", []),
+        ("gpus: all", ["gpus"]),
+        ("runtime: nvidia", ["runtime: nvidia"]),
+        ("runtime: runc", []),
+        ('devices: ["nvidia.com/gpu=0"]', ["devices"]),
+        ('devices: ["/dev/dri:/dev/dri"]', []),
+        (RESERVED.format("{driver: nvidia, capabilities: [gpu]}"), ["driver: nvidia"]),
+        (RESERVED.format("{count: all, capabilities: [gpu]}"), ["capabilities: [gpu] without a driver"]),
+        (RESERVED.format("{driver: cdi, device_ids: [nvidia.com/gpu=all], capabilities: [gpu]}"), []),
+    ],
+)
+def test_forms_that_people_paste_are_found(service: str, forms: list[str]) -> None:
+    compose = {"services": {"a": yaml.safe_load(service)}}
+    assert _stack.gpu_forms(compose) == [("a", form) for form in forms]
+
+
+@pytest.mark.parametrize(
+    ("form", "engine", "compose", "runtimes", "works"),
+    [
+        ("gpus", "26.1.5", "2.26.1", [], False),
+        ("gpus", "28.5.2+dfsg4", "2.40.3-3", [], False),
+        ("gpus", "29.2.0", "2.26.1", [], False),
+        ("gpus", "29.2.0", "2.40.3", [], True),
+        ("driver: nvidia", "28.5.2", "2.40.3", [], False),
+        ("driver: nvidia", "29.5.0", "2.26.1", [], True),
+        ("devices", "26.1.5", "2.26.1", [], False),
+        ("devices", "28.5.2", "v2.30.0", [], True),
+        ("runtime: nvidia", "29.5.0", "2.40.3", ["runc"], False),
+        ("runtime: nvidia", "26.1.5", "2.26.1", ["runc", "nvidia"], True),
+    ],
+)
+def test_a_form_is_refused_where_it_gives_no_gpu(
+    form: str, engine: str, compose: str, runtimes: list[str], works: bool
+) -> None:
+    refused = _stack.refused_forms([("a", form)], engine, compose, runtimes)
+    assert refused == ([] if works else [("a", form)])
+
+
+@pytest.mark.parametrize("folder", STACKS, ids=lambda path: path.name)
+def test_the_catalogue_can_be_deployed_with_defaults(folder: Path) -> None:
+    read = yaml.safe_load((folder / "stack.yml").read_text(encoding="utf-8"))
+    compose = yaml.safe_load((folder / "compose.yml").read_text(encoding="utf-8"))
+    whole = _stack.definition(folder.name, read)
+    _stack.settings(folder.name, whole, {})
+    _stack.check_secrets(folder.name, whole, {})
+    assert _stack.gpu_forms(compose) == []
+    assert set(whole["gpus"]) <= set(compose["services"])
+    for part in ("settings", "data", "secrets"):
+        assert all(entry.get("description") for entry in whole[part].values())
+
+
+@pytest.mark.parametrize("folder", STACKS, ids=lambda path: path.name)
+def test_what_stack_yml_says_is_what_compose_yml_does(folder: Path) -> None:
+    """Every setting is used, and by hand it has the same default."""
+    read = yaml.safe_load((folder / "stack.yml").read_text(encoding="utf-8"))
+    text = (folder / "compose.yml").read_text(encoding="utf-8")
+    for name, entry in read["settings"].items():
+        if not name.startswith("COMPOSE_"):
+            assert f"${{{name}:-{entry['default']}}}" in text, name
+    for name, entry in read["data"].items():
+        assert f"${{{name}:-./data/{entry['folder']}}}" in text, name
+    for name in read.get("secrets", {}):
+        assert f"${{{name}_FILE:-/dev/null}}" in text, name
