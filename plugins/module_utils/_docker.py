@@ -116,6 +116,7 @@ class Engine:
     def __init__(self, sdk: Any, socket: str, deadline: float) -> None:
         self.sdk, self.socket, self.deadline = sdk, socket, deadline
         self.token = process_token()
+        self.leaving: list[threading.Thread] = []
         self.connect()
 
     def connect(self) -> None:
@@ -199,6 +200,8 @@ class Engine:
         try:
             yield
         finally:
+            for gone in self.leaving:
+                gone.join(max(0.1, self.deadline - time.monotonic()))
             self.sweep_own()
             os.write(writer, b"done")
             os.close(writer)
@@ -227,7 +230,7 @@ class Engine:
             self.api.remove_container(container, force=True, v=True)
 
     def run(self, image: str, command: list[str], devices: list[str], files: Mapping[str, str] | None = None) -> Ran:
-        """Runs a command in a container that can do nothing else, and waits until it is gone.
+        """Runs a command in a container that can do nothing else, and waits until it has ended.
 
         files  of the host, by path, and where they are to be seen in the container
         """
@@ -242,7 +245,11 @@ class Engine:
                 for out, err in stream:
                     ran.output += (out or b"").decode(errors="replace")
                     ran.errors += (err or b"").decode(errors="replace")
-            gone.join(max(0.1, self.deadline - time.monotonic()))
+            if ran.output:
+                # Its removal need not be waited for here; it is at the end.
+                self.leaving.append(gone)
+            else:
+                gone.join(max(0.1, self.deadline - time.monotonic()))
         except self.failures() as error:
             ran.refused = short(error)
         finally:
