@@ -138,7 +138,7 @@ def gpu_forms(compose: Any) -> list[tuple[str, str]]:
 
 def numbers(version: str) -> tuple[int, ...]:
     """2.26.1-4 as (2, 26, 1), to compare."""
-    return tuple(int(part) for part in re.match(r"[\d.]*", version.lstrip("v")).group().strip(".").split(".") if part)  # type: ignore[union-attr]
+    return tuple(int(part) for part in re.sub(r"[^\d.].*", "", version.lstrip("v")).split(".") if part)
 
 
 def refused_forms(

@@ -33,28 +33,28 @@ def container(status: str, policy: str = "unless-stopped", seconds: float = 60, 
 
 
 @pytest.mark.parametrize(
-    ("found", "well", "hopeless"),
+    ("status", "more", "well", "hopeless"),
     [
-        (container("running", health="healthy"), True, False),
-        (container("running", health="starting"), False, False),
-        (container("running", health="unhealthy"), False, True),
-        (container("running"), True, False),
-        (container("running", seconds=0), False, False),
-        (container("running", seconds=5, restarts=1), False, False),
-        (container("running", seconds=5, restarts=3), False, True),
-        (container("running", seconds=3600, restarts=9), True, False),
-        (container("restarting", restarts=2), False, False),
-        (container("restarting", restarts=3), False, True),
-        (container("exited", policy="no", ExitCode=0), True, False),
-        (container("exited", policy="on-failure", ExitCode=0), True, False),
-        (container("exited", policy="no", ExitCode=1), False, True),
-        (container("exited", ExitCode=0), False, False),
-        (container("created"), False, False),
-        (container("dead"), False, True),
+        ("running", {"health": "healthy"}, True, False),
+        ("running", {"health": "starting"}, False, False),
+        ("running", {"health": "unhealthy"}, False, True),
+        ("running", {}, True, False),
+        ("running", {"seconds": 0}, False, False),
+        ("running", {"seconds": 5, "restarts": 1}, False, False),
+        ("running", {"seconds": 5, "restarts": 3}, False, True),
+        ("running", {"seconds": 3600, "restarts": 9}, True, False),
+        ("restarting", {"restarts": 2}, False, False),
+        ("restarting", {"restarts": 3}, False, True),
+        ("exited", {"policy": "no", "ExitCode": 0}, True, False),
+        ("exited", {"policy": "on-failure", "ExitCode": 0}, True, False),
+        ("exited", {"policy": "no", "ExitCode": 1}, False, True),
+        ("exited", {"ExitCode": 0}, False, False),
+        ("created", {}, False, False),
+        ("dead", {}, False, True),
     ],
-    ids=lambda value: value.describe() if isinstance(value, Container) else str(value),
 )
-def test_well_and_hopeless(found: Container, well: bool, hopeless: bool) -> None:
+def test_well_and_hopeless(status: str, more: dict[str, Any], well: bool, hopeless: bool) -> None:
+    found = container(status, **more)
     assert (found.well, found.hopeless) == (well, hopeless)
 
 
