@@ -109,7 +109,7 @@ def create(
     faults: Sequence[str] = (),
 ) -> Host:
     """Make a host and boot it; it answers ssh when this returns. Interrupted, it leaves nothing."""
-    machine.require()
+    machine.require(space=True)
     return _host(hosts.create(name, suite, identity, gpus, list(faults)))
 
 
@@ -123,7 +123,7 @@ def listed() -> list[Host]:
 
 
 def image_base(suite: str = "bookworm") -> Path:
-    machine.require()
+    machine.require(space=True)
     return base.image_base(suite)
 
 

@@ -52,8 +52,7 @@ def ssh_command(record: Record, command: Sequence[str] = (), user: str = "root",
 def create(name: str, suite: str | None, posed: str | None, gpus: int, faults: list[str]) -> Record:
     records.check_name(name)
     posed, suite = identity.resolve(posed, suite)
-    if not 0 <= gpus <= 8:
-        raise LabError("a host has 0 to 8 GPUs")
+    parts.check_driver(gpus, faults)
     network.up()
     parts.mirror_up()
     tar = base.host_base(suite)

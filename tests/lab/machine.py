@@ -45,7 +45,7 @@ def free_gib(path: Path) -> float:
     return shutil.disk_usage(path).free / 2**30
 
 
-def lacks() -> list[Lack]:
+def lacks(space: bool = True) -> list[Lack]:
     """Everything that is missing, at once: a person mends a list better than a series of surprises."""
     found = []
     if os.geteuid() != 0:
@@ -63,7 +63,7 @@ def lacks() -> list[Lack]:
         found.append(Lack("no control group v2 mount in /proc/mounts", "mount -t cgroup2 none /sys/fs/cgroup"))
     for folder, variable in ((STATE, "GPULAB_LAB_DIR"), (CACHE, "GPULAB_LAB_CACHE")):
         free = free_gib(folder)
-        if free < SPACE_GIB:
+        if space and free < SPACE_GIB:
             found.append(
                 Lack(
                     f"{free:.1f} GiB free for {folder}, {SPACE_GIB:.0f} wanted",
@@ -83,8 +83,9 @@ def describe(found: list[Lack]) -> str:
     return "\n".join(lines)
 
 
-def require() -> None:
-    found = lacks()
+def require(space: bool = False) -> None:
+    """Raise unless this machine can run the lab; whoever will fill the disk asks for space as well."""
+    found = lacks(space)
     if found:
         raise NotPossible("this machine cannot run the lab:\n" + describe(found))
     # Commands are looked up by name from here on.

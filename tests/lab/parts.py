@@ -15,11 +15,23 @@ def load(name: str) -> ModuleType | None:
     return importlib.import_module(f"{__package__}.{name}")
 
 
+def check_driver(gpus: int, faults: list[str]) -> None:
+    """Refuse what the driver cannot be, before anything is made."""
+    if not 0 <= gpus <= 8:
+        raise LabError("a host has 0 to 8 GPUs")
+    if faults and not gpus:
+        raise LabError("a host without GPUs cannot have GPU faults")
+    state = load("driver.state")
+    if state is not None:
+        try:
+            state.new(gpus, faults)
+        except state.StateError as error:
+            raise LabError(str(error)) from None
+
+
 def install_driver(root: Path, gpus: int, faults: list[str]) -> None:
     """No GPU means no driver at all, as on a machine that never had one."""
     if gpus == 0:
-        if faults:
-            raise LabError("a host without GPUs cannot have GPU faults")
         return
     driver = load("driver.install")
     if driver is None:

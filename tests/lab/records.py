@@ -5,6 +5,7 @@ So whatever is found there can be removed by name, and nothing else ever is.
 
 import contextlib
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -59,12 +60,18 @@ def lock_path(name: str) -> Path:
 
 @contextlib.contextmanager
 def held(name: str) -> Iterator[None]:
-    """One command at a time works on a host."""
-    try:
-        with lock(lock_path(name), wait=False):
-            yield
-    except Busy:
-        raise LabError(f"another command is at work on {name}") from None
+    """One command at a time works on a host. (A command that only looks has the lock for a moment: wait that long.)"""
+    deadline = time.monotonic() + 1
+    with contextlib.ExitStack() as holding:
+        while True:
+            try:
+                holding.enter_context(lock(lock_path(name), wait=False))
+                break
+            except Busy:
+                if time.monotonic() > deadline:
+                    raise LabError(f"another command is at work on {name}") from None
+                time.sleep(0.05)
+        yield
 
 
 def names() -> list[str]:

@@ -64,6 +64,17 @@ assert network.down_if_unused() and "gl-" not in links()
 """)
 
 
+def test_a_host_has_the_same_hardware_address_at_every_boot() -> None:
+    apart("""
+def seen():
+    shown = subprocess.run(["ip", "-n", "gl-a", "link", "show", "host0"], capture_output=True, text=True, check=True)
+    return shown.stdout.split("link/ether ")[1].split()[0]
+network.plug("a", 10); first = seen()
+network.plug("a", 10)
+assert seen() == first
+""")
+
+
 def test_a_link_with_another_hosts_name_is_left_alone() -> None:
     apart("""
 network.plug("a", 10)
