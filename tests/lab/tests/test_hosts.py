@@ -179,7 +179,7 @@ for number in itertools.count(1):
 
 def manifest(root: Path) -> dict[str, tuple[object, ...]]:
     """Every file of a tree with all that can be known of it from outside."""
-    found = {}
+    found: dict[str, tuple[object, ...]] = {}
     inodes: dict[int, str] = {}
     for folder, folders, files in os.walk(root):
         for entry in [*folders, *files]:

@@ -153,9 +153,9 @@ def test_the_image_archive_names_its_only_layer_by_content(tmp_path: Path) -> No
     image.write(tree, tmp_path / "b.tar", "lab/base:x")
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
     with tarfile.open(tmp_path / "a.tar") as archive:
-        read = {member.name: archive.extractfile(member) for member in archive}
-        manifest = json.load(read["manifest.json"])[0]  # type: ignore[arg-type]
-        config = read[manifest["Config"]].read()  # type: ignore[union-attr]
+        read = {member.name: content.read() for member in archive if (content := archive.extractfile(member))}
+    manifest = json.loads(read["manifest.json"])[0]
+    config = read[manifest["Config"]]
     assert manifest["RepoTags"] == ["lab/base:x"]
     assert manifest["Config"] == hashlib.sha256(config).hexdigest() + ".json"
     assert json.loads(config)["rootfs"]["diff_ids"] == ["sha256:" + hashlib.sha256(b"layer").hexdigest()]
