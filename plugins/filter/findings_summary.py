@@ -14,7 +14,8 @@ name: findings_summary
 short_description: What host_health_info found on a fleet, one line a host
 version_added: 0.1.0
 description:
-  - A table of hosts with verdict, GPUs, driver, engine, toolkit, and the codes of what is wrong, failed hosts first.
+  - A table of hosts with verdict, GPUs, driver, engine, toolkit, the codes of what is wrong and what is lacking, failed
+    hosts first.
 options:
   _input:
     description: Results of M(gpulab.fleet.host_health_info) by host name.
@@ -62,12 +63,15 @@ def findings_summary(results: Any) -> list[str]:
 def _row(name: str, result: Any) -> tuple[str, ...]:
     if not isinstance(result, Mapping) or "findings" not in result:
         reason = str((result or {}).get("msg") or "no result").strip().splitlines()[0]
+        reason = reason.removeprefix("Task failed: ")
         return (name, "not seen", "-", "-", "-", "-", reason[:80])
     host = result.get("host") or {}
     engine = host.get("engine") or {}
     codes = [found["code"] for found in result["findings"] if found["severity"] != "info"]
     if result.get("unknown"):
         codes.append(f"{len(result['unknown'])} not looked at")
+    if host.get("lacks"):
+        codes.append(f"lacks {', '.join(host['lacks'])}")
     return (
         name,
         str(result["verdict"]),

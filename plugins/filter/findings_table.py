@@ -58,7 +58,7 @@ def findings_table(result: Any, name: str = "host", width: int = 110) -> list[st
     if not isinstance(result, Mapping):
         raise AnsibleFilterError("findings_table takes the result of host_health_info")
     if "findings" not in result:
-        reason = str(result.get("msg") or "no result").strip()
+        reason = str(result.get("msg") or "no result").strip().removeprefix("Task failed: ")
         return [f"{name}: NOT LOOKED AT", *_row("why", reason, width)]
     lines = [f"{name}: {str(result['verdict']).upper()}, {tally(result)}"]
     for label, text in _facts(result.get("host") or {}):

@@ -145,10 +145,10 @@ def running(host: HostView) -> Seen:
 def _running(host: HostView, engine: facts.Engine) -> Seen:
     name, uid = engine.account.name, engine.account.uid
     if not host.exists(f"/run/user/{uid}/systemd"):
-        linger = "on" if host.exists(f"/var/lib/systemd/linger/{name}") else "off"
-        yield finding(
-            "USER_MANAGER_DOWN", f"/run/user/{uid}/systemd is absent; lingering of {name} is {linger}", uid=uid
-        )
+        if host.exists(
+            f"/var/lib/systemd/linger/{name}"
+        ):  # else it went with the login, as the check 'lingering' tells
+            yield finding("USER_MANAGER_DOWN", f"/run/user/{uid}/systemd of {name} is absent", uid=uid)
         return
     state = facts.unit(host, "docker.service", engine.account) or {}
     if state.get("Result") == "start-limit-hit":

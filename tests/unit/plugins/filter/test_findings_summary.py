@@ -22,7 +22,7 @@ def test_worst_first() -> None:
             "good": result("pass", finding("CGROUP_CONTROLLERS_MISSING", "a note")),
             "bad": result("fail", finding("UVM_MISSING", "x"), finding("UVM_MISSING", "y"), finding("LINGER_OFF", "z")),
             "dim": result("unknown", unknown=[{"checks": ["a"], "reason": "b"}]),
-            "off": {"unreachable": True, "msg": "Connection timed out\nmore"},
+            "off": {"unreachable": True, "msg": "Task failed: Connection timed out\nmore"},
         }
     )
     assert lines == [
@@ -32,6 +32,12 @@ def test_worst_first() -> None:
         "dim   unknown   2     580.95.05  28.5.2  1.20.0-1  1 not looked at",
         "good  pass      2     580.95.05  28.5.2  1.20.0-1  -",
     ]
+
+
+def test_what_a_host_lacks_is_shown() -> None:
+    bare = {"verdict": "pass", "findings": [], "unknown": [], "host": {"lacks": ["a Docker engine", "a user"]}}
+    line = findings_summary({"bare": bare})[1]
+    assert line == "bare  pass     0     -       -       -        lacks a Docker engine, a user"
 
 
 def test_nothing_known_of_a_host() -> None:

@@ -209,6 +209,10 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "broken id file": ({"files": {"/etc/subgid": "alice:100000:65536\nbob\n"}}, {"SUBID_FILE_INVALID"}),
     "few ids": ({"files": {"/etc/subgid": "alice:100000:1000\n"}}, {"SUBID_MISSING"}),
     "no linger": ({"files": {"/var/lib/systemd/linger/alice": None}}, {"LINGER_OFF"}),
+    "logged out without linger": (
+        {"files": {"/var/lib/systemd/linger/alice": None, "/run/user/1000/systemd/.keep": None}},
+        {"LINGER_OFF"},
+    ),
     "no bus": ({"files": {"/run/user/1000/bus": None}}, {"USER_BUS_MISSING"}),
     "no context": ({"files": {"/home/alice/.docker/config.json": None}}, {"CLI_ELSEWHERE"}),
     "undefined context": (
