@@ -1,4 +1,4 @@
-# make demo | test | lint | unit | molecule S=name | scenarios | bench | demo-clean | lock
+# make demo | test | lint | unit | molecule S=name | scenarios | bench | demo-clean | docs | lock
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -66,7 +66,10 @@ demo-clean:
 	@echo "demo host removed; bases stay cached for the next time ($(LAB) purge removes them too)"
 
 # --- maintenance ----------------------------------------------------------------------------------------
+docs: deps
+	@$(RUN) python tests/tools/findings_doc.py
+
 lock: deps
-	@cd requirements && for f in dev:3.11 bootstrap:3.10; do $(CURDIR)/$(VENV)/bin/uv pip compile -q --upgrade --generate-hashes \
+	@cd requirements && for f in dev:3.11 bootstrap:3.10 target:3.10; do $(CURDIR)/$(VENV)/bin/uv pip compile -q --upgrade --generate-hashes \
 	  $$([ $${f%:*} = bootstrap ] && echo --universal) --python-version $${f#*:} --no-emit-index-url --no-emit-find-links --no-header \
 	  $${f%:*}.in -o $${f%:*}.txt; done

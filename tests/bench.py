@@ -27,13 +27,15 @@ REFERENCE_FLOOR = 2.17
 REFERENCE_ROLE = 10.2
 LIMIT = 0.7
 
-NOOP = """
-- hosts: gpu_hosts
-  gather_facts: false
-  vars: {ansible_pipelining: true}
-  tasks:
-%s
-""" % "".join(f"    - {{name: nothing {i}, ansible.builtin.command: 'true', changed_when: false}}\n" for i in range(10))
+NOOP = "\n".join(
+    [
+        "- hosts: gpu_hosts",
+        "  gather_facts: false",
+        "  vars: {ansible_pipelining: true}",
+        "  tasks:",
+        *(f"    - {{name: nothing {i}, ansible.builtin.command: 'true', changed_when: false}}" for i in range(10)),
+    ]
+)
 
 
 def timed(action: Callable[[], Any]) -> tuple[float, Any]:
@@ -79,7 +81,11 @@ def main() -> int:
         again, agains, result = median(lambda: site.run().ok())
         tasks = executed(result)
         limit = LIMIT * REFERENCE_ROLE * floor / REFERENCE_FLOOR
-        row("converged run: engine, toolkit, proof", again, f"{tasks} tasks; {again / floor:.2f} x floor; {spread(agains)}")
+        row(
+            "converged run: engine, toolkit, proof",
+            again,
+            f"{tasks} tasks; {again / floor:.2f} x floor; {spread(agains)}",
+        )
         row("  limit: 0.7 x the best-known engine-only role, scaled", limit, f"ratio {again / limit:.2f}")
         bad += report("converged run changes nothing", result.changed == [])
         bad += report(f"at most 20 executed tasks ({tasks})", tasks <= 20)

@@ -42,7 +42,9 @@ def prepare() -> None:
     """The package mirror, the base system and the base image: slow the first time, cached afterwards."""
     step(1, "What hosts are made of: package mirror, base system, base image (minutes the first time, then cached)")
     stream(str(LAB), "check")
-    jobs = [threading.Thread(target=stream, args=(str(LAB), *args)) for args in (("mirror", "up"), ("base", "bookworm"))]
+    jobs = [
+        threading.Thread(target=stream, args=(str(LAB), *args)) for args in (("mirror", "up"), ("base", "bookworm"))
+    ]
     for job in jobs:
         job.start()
     for job in jobs:
@@ -139,7 +141,9 @@ def service_table(site: Site) -> Table:
         ports = ", ".join(
             f"{p['URL']}:{p['PublishedPort']}" for p in service.get("Publishers") or [] if p.get("PublishedPort")
         )
-        table.add_row(service["Service"], service["State"], service.get("Health") or "-", ports or "inside the stack only")
+        table.add_row(
+            service["Service"], service["State"], service.get("Health") or "-", ports or "inside the stack only"
+        )
     return table
 
 

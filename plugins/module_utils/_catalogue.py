@@ -23,7 +23,10 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "inventory",
         "severity": "error",
         "title": "gpulab_users names a GPU that this host does not have",
-        "cause": "The name is mistyped, belongs to another host, or the GPU has fallen off the bus. GPUs are known by UUID or index, MIG instances by theirs.",
+        "cause": (
+            "The name is mistyped, belongs to another host, or the GPU has fallen off the bus. GPUs are known by "
+            "UUID or index, MIG instances by theirs."
+        ),
         "remedy": "Correct gpulab_users.{user}.gpus; this host has {known}.",
     },
     "SETTING_INVALID": {
@@ -58,7 +61,9 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "inventory",
         "severity": "error",
         "title": "A stack does not run as one of the users",
-        "cause": "A stack's containers run in the engine of one user of gpulab_users; the users of this host are {known}.",
+        "cause": (
+            "A stack's containers run in the engine of one user of gpulab_users; the users of this host are {known}."
+        ),
         "remedy": "Set {stack}.user to one of them, or add the user to gpulab_users.",
     },
     "STACK_GPU_NOT_GIVEN": {
@@ -108,7 +113,10 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "host",
         "severity": "error",
         "title": "systemd does not run this host",
-        "cause": "Users' engines are services of systemd's user managers; a plain container and WSL without systemd have none.",
+        "cause": (
+            "Users' engines are services of systemd's user managers; a plain container and WSL without systemd "
+            "have none."
+        ),
         "remedy": "Boot the host with systemd (in WSL: systemd=true under [boot] in /etc/wsl.conf).",
     },
     "SYSTEMD_TOO_OLD": {
@@ -122,35 +130,56 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "host",
         "severity": "error",
         "title": "The host does not use cgroup v2 alone",
-        "cause": "An old release, or systemd.unified_cgroup_hierarchy=0 on the kernel's command line; in version 1 nothing can be delegated to a user.",
-        "remedy": "Remove that option from GRUB_CMDLINE_LINUX in /etc/default/grub (or set it to 1), then update-grub and reboot.",
+        "cause": (
+            "An old release, or systemd.unified_cgroup_hierarchy=0 on the kernel's command line; in version 1 "
+            "nothing can be delegated to a user."
+        ),
+        "remedy": (
+            "Remove that option from GRUB_CMDLINE_LINUX in /etc/default/grub (or set it to 1), then update-grub "
+            "and reboot."
+        ),
     },
     "CGROUP_CONTROLLERS_MISSING": {
         "layer": "host",
         "severity": "info",
         "title": "The kernel offers no controllers for some limits",
-        "cause": "They are switched off on the kernel's command line (cgroup_disable), held by cgroup v1, or not handed to this container; limits that containers ask for are then ignored.",
+        "cause": (
+            "They are switched off on the kernel's command line (cgroup_disable), held by cgroup v1, or not "
+            "handed to this container; limits that containers ask for are then ignored."
+        ),
         "remedy": "Look at /proc/cmdline and at the mounts of cgroup v1; nothing to do where no limits are wanted.",
     },
     "CGROUP_NOT_DELEGATED": {
         "layer": "host",
         "severity": "warning",
         "title": "A user's manager may not use all controllers",
-        "cause": "systemd delegates only memory and pids by itself, so CPU limits of rootless containers are ignored silently.",
-        "remedy": "Run the rootless_docker role (tag engine), which delegates them; it takes effect when the user's manager starts next.",
+        "cause": (
+            "systemd delegates only memory and pids by itself, so CPU limits of rootless containers are ignored "
+            "silently."
+        ),
+        "remedy": (
+            "Run the rootless_docker role (tag engine), which delegates them; it takes effect when the user's "
+            "manager starts next."
+        ),
     },
     "USERNS_DISABLED": {
         "layer": "host",
         "severity": "error",
         "title": "Ordinary users may not make user namespaces",
         "cause": "A hardening guide's sysctl switches off what every rootless engine is built on.",
-        "remedy": "echo '{sysctl}' > /etc/sysctl.d/99-rootless.conf; sysctl --system (and remove the line that says otherwise).",
+        "remedy": (
+            "echo '{sysctl}' > /etc/sysctl.d/99-rootless.conf; sysctl --system (and remove the line that says "
+            "otherwise)."
+        ),
     },
     "USERNS_FEW": {
         "layer": "host",
         "severity": "warning",
         "title": "Users may make only a few user namespaces",
-        "cause": "Every engine, build and sandboxed browser takes some; past the limit they fail with 'no space left on device'.",
+        "cause": (
+            "Every engine, build and sandboxed browser takes some; past the limit they fail with 'no space left "
+            "on device'."
+        ),
         "remedy": "echo 'user.max_user_namespaces=28633' > /etc/sysctl.d/99-rootless.conf; sysctl --system",
     },
     "USERNS_APPARMOR_RESTRICTED": {
@@ -164,15 +193,24 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "host",
         "severity": "error",
         "title": "newuidmap or newgidmap has lost its privilege",
-        "cause": "A copy of the root file system without set-uid bits, or a hardening script; rootless engines cannot map ids without it.",
+        "cause": (
+            "A copy of the root file system without set-uid bits, or a hardening script; rootless engines cannot "
+            "map ids without it."
+        ),
         "remedy": "apt-get install --reinstall uidmap",
     },
     "DISK_FULL": {
         "layer": "host",
         "severity": "error",
         "title": "A file system that packages or images go to is full",
-        "cause": "Images, build caches and checkpoints grow; an engine whose data root is full does not come back from a restart.",
-        "remedy": "Free space (docker system df, docker builder prune, apt-get clean), or move the data root: gpulab_users.NAME.daemon: {{data-root: /larger/disk}}.",
+        "cause": (
+            "Images, build caches and checkpoints grow; an engine whose data root is full does not come back from"
+            " a restart."
+        ),
+        "remedy": (
+            "Free space (docker system df, docker builder prune, apt-get clean), or move the data root: "
+            "gpulab_users.NAME.daemon: {{data-root: /larger/disk}}."
+        ),
     },
     "DISK_LOW": {
         "layer": "host",
@@ -185,7 +223,10 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "host",
         "severity": "warning",
         "title": "The host's clock differs from the controller's",
-        "cause": "No time service runs or it cannot reach its servers; repositories ('not valid yet', 'expired') and certificates are then refused.",
+        "cause": (
+            "No time service runs or it cannot reach its servers; repositories ('not valid yet', 'expired') and "
+            "certificates are then refused."
+        ),
         "remedy": "timedatectl set-ntp true; timedatectl timesync-status shows whether it reaches a server.",
     },
     # --- packages ------------------------------------------------------------------------------
@@ -193,15 +234,26 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "packages",
         "severity": "error",
         "title": "Another apt source names the same repository with another key",
-        "cause": "apt refuses every command once two sources give the same address and suite different Signed-By values ('Conflicting values set for option Signed-By').",
-        "remedy": "Remove or disable that entry in {path} (its packages stay installed), then run again; this collection writes {own}.",
+        "cause": (
+            "apt refuses every command once two sources give the same address and suite different Signed-By "
+            "values ('Conflicting values set for option Signed-By')."
+        ),
+        "remedy": (
+            "Remove or disable that entry in {path} (its packages stay installed), then run again; this "
+            "collection writes {own}."
+        ),
     },
     "KEY_UNREACHABLE": {
         "layer": "packages",
         "severity": "error",
         "title": "The signing key of a package repository cannot be fetched",
-        "cause": "The host cannot reach the key's address: no route, a proxy that is not configured, a name that does not resolve, or a mirror without the key.",
-        "remedy": "Make {url} reachable from the host, or set the role's repository and key addresses to a mirror that is.",
+        "cause": (
+            "The host cannot reach the key's address: no route, a proxy that is not configured, a name that does "
+            "not resolve, or a mirror without the key."
+        ),
+        "remedy": (
+            "Make {url} reachable from the host, or set the role's repository and key addresses to a mirror that is."
+        ),
     },
     "KEY_INVALID": {
         "layer": "packages",
@@ -214,15 +266,27 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "packages",
         "severity": "error",
         "title": "The repository's signing key is not the expected one",
-        "cause": "The mirror signs with a key of its own, the vendor has changed its key, or somebody is in between. Nothing was written.",
-        "remedy": "Compare the fingerprint with the publisher's over another channel; only then set the role's key fingerprint variable to it.",
+        "cause": (
+            "The mirror signs with a key of its own, the vendor has changed its key, or somebody is in between. "
+            "Nothing was written."
+        ),
+        "remedy": (
+            "Compare the fingerprint with the publisher's over another channel; only then set the role's key "
+            "fingerprint variable to it."
+        ),
     },
     "PACKAGE_UNAVAILABLE": {
         "layer": "packages",
         "severity": "error",
         "title": "A package is not offered in the wanted version",
-        "cause": "The mirror does not carry that version for this distribution, or it could not be reached and apt went on with what it had (apt-get update exits 0 then).",
-        "remedy": "Choose a version that is offered, or make the mirror reachable and complete; 'apt-cache policy {package}' shows what the host sees.",
+        "cause": (
+            "The mirror does not carry that version for this distribution, or it could not be reached and apt "
+            "went on with what it had (apt-get update exits 0 then)."
+        ),
+        "remedy": (
+            "Choose a version that is offered, or make the mirror reachable and complete; 'apt-cache policy "
+            "{package}' shows what the host sees."
+        ),
     },
     "PACKAGE_TOO_OLD": {
         "layer": "packages",
@@ -236,7 +300,10 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "error",
         "title": "apt could not install the packages",
         "cause": "apt or dpkg stopped with the message above; packages that were not reached are unchanged.",
-        "remedy": "Follow apt's message (a full disk, a mirror in the middle of a sync and a broken other package are common), then run again.",
+        "remedy": (
+            "Follow apt's message (a full disk, a mirror in the middle of a sync and a broken other package are "
+            "common), then run again."
+        ),
     },
     "PACKAGE_HELD": {
         "layer": "packages",
@@ -249,22 +316,37 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "packages",
         "severity": "error",
         "title": "The installed package is newer than the wanted version",
-        "cause": "Going back to an older version can hide images and containers (newer engines keep them in another store), so it is never done unasked.",
-        "remedy": "Set the version variable to the installed version (or ''), or allow the downgrade: rootless_docker_allow_downgrade: true.",
+        "cause": (
+            "Going back to an older version can hide images and containers (newer engines keep them in another "
+            "store), so it is never done unasked."
+        ),
+        "remedy": (
+            "Set the version variable to the installed version (or ''), or allow the downgrade: "
+            "rootless_docker_allow_downgrade: true."
+        ),
     },
     "PACKAGE_CONFLICT": {
         "layer": "packages",
         "severity": "error",
         "title": "Packages that are in use are in the way",
-        "cause": "The wanted packages replace these: they belong to a root engine that is kept, or something else on the host needs them.",
-        "remedy": "Set rootless_docker_source to the origin that is installed, or remove these packages yourself first if nothing needs them.",
+        "cause": (
+            "The wanted packages replace these: they belong to a root engine that is kept, or something else on "
+            "the host needs them."
+        ),
+        "remedy": (
+            "Set rootless_docker_source to the origin that is installed, or remove these packages yourself first "
+            "if nothing needs them."
+        ),
     },
     "APT_LOCKED": {
         "layer": "packages",
         "severity": "error",
         "title": "Another program has been holding the package manager's lock",
         "cause": "Usually unattended-upgrades, a second apt, or a package script that waits for an answer.",
-        "remedy": "Wait for it, or look at it with 'fuser -v /var/lib/dpkg/lock-frontend /var/lib/apt/lists/lock', then run again.",
+        "remedy": (
+            "Wait for it, or look at it with 'fuser -v /var/lib/dpkg/lock-frontend /var/lib/apt/lists/lock', then"
+            " run again."
+        ),
     },
     "APT_BUSY": {
         "layer": "packages",
@@ -277,7 +359,10 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "packages",
         "severity": "warning",
         "title": "An apt source names a repository that is gone",
-        "cause": "Old instructions added nvidia.github.io/nvidia-docker, which ended in favour of the container toolkit's repository.",
+        "cause": (
+            "Old instructions added nvidia.github.io/nvidia-docker, which ended in favour of the container "
+            "toolkit's repository."
+        ),
         "remedy": "Remove {path}; the toolkit comes from https://nvidia.github.io/libnvidia-container now.",
     },
     "DPKG_INTERRUPTED": {
@@ -285,22 +370,37 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "error",
         "title": "The package manager was stopped half-way",
         "cause": "A power cut, a kill or a full disk during an installation; apt refuses to go on or stumbles over it.",
-        "remedy": "dpkg --configure -a; apt-get -f install; packages that 'must be reinstalled': apt-get install --reinstall NAME",
+        "remedy": (
+            "dpkg --configure -a; apt-get -f install; packages that 'must be reinstalled': apt-get install "
+            "--reinstall NAME"
+        ),
     },
     "DRIVER_UPGRADES_UNATTENDED": {
         "layer": "packages",
         "severity": "warning",
         "title": "The NVIDIA driver may be upgraded at night, under running jobs",
-        "cause": "unattended-upgrades is on and nothing holds the driver: a new library beside the old loaded module takes every GPU away until a reboot.",
-        "remedy": "apt-mark hold the driver's packages, or add 'nvidia' and 'libnvidia' to Unattended-Upgrade::Package-Blacklist in /etc/apt/apt.conf.d/50unattended-upgrades.",
+        "cause": (
+            "unattended-upgrades is on and nothing holds the driver: a new library beside the old loaded module "
+            "takes every GPU away until a reboot."
+        ),
+        "remedy": (
+            "apt-mark hold the driver's packages, or add 'nvidia' and 'libnvidia' to "
+            "Unattended-Upgrade::Package-Blacklist in /etc/apt/apt.conf.d/50unattended-upgrades."
+        ),
     },
     # --- engine --------------------------------------------------------------------------------
     "ROOTFUL_ENGINE": {
         "layer": "engine",
         "severity": "error",
         "title": "A root-owned Docker engine is in use on this host",
-        "cause": "A rootful engine hands root on the host to everyone who can reach its socket, and this run would end it; nothing has been changed.",
-        "remedy": "Keep it beside the users' own engines (rootless_docker_rootful: keep), or move its containers and turn it off: systemctl disable --now docker.socket docker.service. Its data stays in {data_root}.",
+        "cause": (
+            "A rootful engine hands root on the host to everyone who can reach its socket, and this run would end"
+            " it; nothing has been changed."
+        ),
+        "remedy": (
+            "Keep it beside the users' own engines (rootless_docker_rootful: keep), or move its containers and "
+            "turn it off: systemctl disable --now docker.socket docker.service. Its data stays in {data_root}."
+        ),
     },
     "KUBERNETES_NODE": {
         "layer": "engine",
@@ -321,20 +421,29 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "error",
         "title": "The Docker engine is older than the oldest that works",
         "cause": "CDI devices in a rootless engine need Docker 26.1.",
-        "remedy": "Use the vendor's packages (rootless_docker_source: vendor) or set rootless_docker_engine_version to 28.2 or newer.",
+        "remedy": (
+            "Use the vendor's packages (rootless_docker_source: vendor) or set rootless_docker_engine_version to "
+            "28.2 or newer."
+        ),
     },
     "ENGINE_BELOW_RECOMMENDED": {
         "layer": "engine",
         "severity": "info",
         "title": "The Docker engine works, but a newer one is recommended",
-        "cause": "Before 28.2 a container with a GPU and a restart policy does not come back by itself after a restart of the engine.",
+        "cause": (
+            "Before 28.2 a container with a GPU and a restart policy does not come back by itself after a restart"
+            " of the engine."
+        ),
         "remedy": "Set rootless_docker_engine_version to 28.2 or newer when it suits.",
     },
     "ENGINE_START_FAILED": {
         "layer": "engine",
         "severity": "error",
         "title": "A user's engine does not start",
-        "cause": "The engine's own last words are above; a full data root, a data root on a network file system and missing subordinate ids are common.",
+        "cause": (
+            "The engine's own last words are above; a full data root, a data root on a network file system and "
+            "missing subordinate ids are common."
+        ),
         "remedy": "As {user}: journalctl --user -u docker.service; correct what it names, then run again.",
     },
     "ENGINE_UNRESPONSIVE": {
@@ -349,7 +458,10 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "warning",
         "title": "A user's engine runs with older settings or programs than are installed",
         "cause": "Containers are running, and an engine is never restarted under them.",
-        "remedy": "When they may stop, as {user}: systemctl --user restart docker.service; or run again when no container is running.",
+        "remedy": (
+            "When they may stop, as {user}: systemctl --user restart docker.service; or run again when no "
+            "container is running."
+        ),
     },
     "DAEMON_JSON_INVALID": {
         "layer": "engine",
@@ -363,7 +475,9 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "error",
         "title": "dockerd rejects the settings for a user's daemon.json",
         "cause": "An unknown option or a value of the wrong type; the file was left as it is.",
-        "remedy": "Correct rootless_docker_daemon or gpulab_users.{user}.daemon (or the user's own file), then run again.",
+        "remedy": (
+            "Correct rootless_docker_daemon or gpulab_users.{user}.daemon (or the user's own file), then run again."
+        ),
     },
     "DAEMON_JSON_TYPO": {
         "layer": "engine",
@@ -377,7 +491,10 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "error",
         "title": "The engine's data root would lie on a network file system",
         "cause": "Rootless layers need subordinate ids and overlay mounts, which NFS and its like do not offer.",
-        "remedy": "Give the user a local data root: gpulab_users.{user}.daemon: {{data-root: /some/local/disk/{user}}}, a folder that the user owns.",
+        "remedy": (
+            "Give the user a local data root: gpulab_users.{user}.daemon: {{data-root: /some/local/disk/{user}}},"
+            " a folder that the user owns."
+        ),
     },
     "CLI_CONFIG_INVALID": {
         "layer": "engine",
@@ -390,7 +507,10 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "engine",
         "severity": "error",
         "title": "Docker is installed as a snap",
-        "cause": "Inside the snap the NVIDIA libraries do not exist (libnvidia-ml.so.1 is not found), and its command shadows the right one.",
+        "cause": (
+            "Inside the snap the NVIDIA libraries do not exist (libnvidia-ml.so.1 is not found), and its command "
+            "shadows the right one."
+        ),
         "remedy": "Save what its containers and volumes hold, then: snap remove docker",
     },
     "DOCKER_DESKTOP": {
@@ -398,13 +518,19 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "error",
         "title": "Docker Desktop is in the way",
         "cause": "Its engine runs in a virtual machine that has no GPU, and its context takes over the docker command.",
-        "remedy": "docker context use default; apt-get remove docker-desktop (its images stay in ~/.docker/desktop until deleted)",
+        "remedy": (
+            "docker context use default; apt-get remove docker-desktop (its images stay in ~/.docker/desktop "
+            "until deleted)"
+        ),
     },
     "PODMAN_DOCKER": {
         "layer": "engine",
         "severity": "warning",
         "title": "The docker command is podman's",
-        "cause": "The package podman-docker stands in for Docker's command line; it conflicts with the packages to be installed.",
+        "cause": (
+            "The package podman-docker stands in for Docker's command line; it conflicts with the packages to be "
+            "installed."
+        ),
         "remedy": "apt-get remove podman-docker (podman itself may stay)",
     },
     "ENGINE_OTHER_ORIGIN": {
@@ -426,35 +552,53 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "error",
         "title": "A user's engine was started too often and is given up on",
         "cause": "Too many starts within a minute, failed or asked for, and systemd starts it no more.",
-        "remedy": "As {user}: systemctl --user reset-failed docker.service; systemctl --user start docker.service; journalctl --user -u docker.service tells why it ended.",
+        "remedy": (
+            "As {user}: systemctl --user reset-failed docker.service; systemctl --user start docker.service; "
+            "journalctl --user -u docker.service tells why it ended."
+        ),
     },
     "ENGINE_CDI_OFF": {
         "layer": "engine",
         "severity": "error",
         "title": "The engine of a user with GPUs does not take CDI devices",
-        "cause": "Before Docker 28.2 CDI is off unless daemon.json says otherwise; somebody may also have switched it off.",
-        "remedy": "Run the rootless_docker role (tag engine) for {user}, which writes features.cdi; it needs a restart of the engine.",
+        "cause": (
+            "Before Docker 28.2 CDI is off unless daemon.json says otherwise; somebody may also have switched it off."
+        ),
+        "remedy": (
+            "Run the rootless_docker role (tag engine) for {user}, which writes features.cdi; it needs a restart "
+            "of the engine."
+        ),
     },
     "ENGINE_CDI_FOLDER": {
         "layer": "engine",
         "severity": "error",
         "title": "The engine of a user with GPUs does not read the folder of its CDI spec",
-        "cause": "A rootless engine sees /etc/cdi and /run/cdi only in part or not at all; cdi-spec-dirs in daemon.json must name {folder}.",
-        "remedy": "Run the rootless_docker role (tag engine) for {user}, which adds it; it needs a restart of the engine.",
+        "cause": (
+            "A rootless engine sees /etc/cdi and /run/cdi only in part or not at all; cdi-spec-dirs in "
+            "daemon.json must name {folder}."
+        ),
+        "remedy": (
+            "Run the rootless_docker role (tag engine) for {user}, which adds it; it needs a restart of the engine."
+        ),
     },
     "DATA_ROOT_NOT_OWNED": {
         "layer": "engine",
         "severity": "error",
         "title": "An engine's data root belongs to somebody else",
         "cause": "It was made by root or by another account, so the user's engine cannot start.",
-        "remedy": "When it is empty or may be handed over: chown {user}: {path}; else name another folder in gpulab_users.{user}.daemon.",
+        "remedy": (
+            "When it is empty or may be handed over: chown {user}: {path}; else name another folder in "
+            "gpulab_users.{user}.daemon."
+        ),
     },
     "CONTAINER_LOST_GPU": {
         "layer": "engine",
         "severity": "warning",
         "title": "A container stays down because its GPU was missing when it was to start",
         "cause": "The engine does not try again when the GPU's description is back.",
-        "remedy": "As {user}: docker start {name} (systemctl start gpulab-cdi does it for containers with a restart policy)",
+        "remedy": (
+            "As {user}: docker start {name} (systemctl start gpulab-cdi does it for containers with a restart policy)"
+        ),
     },
     # --- users ---------------------------------------------------------------------------------
     "USER_MISSING": {
@@ -475,15 +619,24 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "users",
         "severity": "error",
         "title": "A user's home, or something in it, is missing or belongs to somebody else",
-        "cause": "The engine keeps its unit, settings and (by default) data there; a ~/.docker that belongs to root is what an earlier 'sudo docker' leaves behind.",
+        "cause": (
+            "The engine keeps its unit, settings and (by default) data there; a ~/.docker that belongs to root is"
+            " what an earlier 'sudo docker' leaves behind."
+        ),
         "remedy": "Make {home} exist and belong to {user} (chown {user}: {home}), then run again.",
     },
     "USER_MANAGER_DOWN": {
         "layer": "users",
         "severity": "error",
         "title": "A user's systemd manager does not run",
-        "cause": "Without it nothing of the user's runs without a login; lingering was switched on but user@{uid}.service is not up.",
-        "remedy": "Look at 'systemctl status user@{uid}.service' (libpam-systemd and dbus-user-session must be installed), then run again.",
+        "cause": (
+            "Without it nothing of the user's runs without a login; lingering was switched on but "
+            "user@{uid}.service is not up."
+        ),
+        "remedy": (
+            "Look at 'systemctl status user@{uid}.service' (libpam-systemd and dbus-user-session must be "
+            "installed), then run again."
+        ),
     },
     "SUBID_MISSING": {
         "layer": "users",
@@ -496,8 +649,14 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "users",
         "severity": "error",
         "title": "Two users share subordinate ids",
-        "cause": "With shared ids one user's containers can read and write the other's files. Ranges in use are never moved by this collection.",
-        "remedy": "Give one of them another range by hand in {path} while that user has no container; then hand its engine's data over or start with an empty data root.",
+        "cause": (
+            "With shared ids one user's containers can read and write the other's files. Ranges in use are never "
+            "moved by this collection."
+        ),
+        "remedy": (
+            "Give one of them another range by hand in {path} while that user has no container; then hand its "
+            "engine's data over or start with an empty data root."
+        ),
     },
     "SUBID_EXHAUSTED": {
         "layer": "users",
@@ -510,7 +669,10 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "users",
         "severity": "warning",
         "title": "A user's subordinate ids contain the id of a real account",
-        "cause": "A container of that user can act on files as the account; ranges in use are never moved by this collection.",
+        "cause": (
+            "A container of that user can act on files as the account; ranges in use are never moved by this "
+            "collection."
+        ),
         "remedy": "Give {user} another range by hand while it has no container, or the account another id.",
     },
     "SUBID_FILE_INVALID": {
@@ -532,13 +694,17 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "error",
         "title": "A user's manager has no bus",
         "cause": "dbus-user-session is not installed, so systemctl --user and the engine's cgroups do not work.",
-        "remedy": "apt-get install dbus-user-session; systemctl restart user@{uid}.service (this ends the user's sessions)",
+        "remedy": (
+            "apt-get install dbus-user-session; systemctl restart user@{uid}.service (this ends the user's sessions)"
+        ),
     },
     "CLI_ELSEWHERE": {
         "layer": "users",
         "severity": "warning",
         "title": "A user's docker command does not reach the user's own engine",
-        "cause": "Another context is current, or none, and the root-owned engine's socket is what the command then tries.",
+        "cause": (
+            "Another context is current, or none, and the root-owned engine's socket is what the command then tries."
+        ),
         "remedy": "As {user}: docker context create rootless --docker host={own}; docker context use rootless",
     },
     # --- driver --------------------------------------------------------------------------------
@@ -546,71 +712,120 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "driver",
         "severity": "error",
         "title": "The NVIDIA library is newer or older than the loaded kernel module",
-        "cause": "The driver packages were upgraded (often by unattended-upgrades) while the old kernel module stayed loaded; NVML answers with code 18.",
-        "remedy": "Reboot the host, or unload and reload the nvidia modules with no process using the GPUs; then hold the nvidia packages.",
+        "cause": (
+            "The driver packages were upgraded (often by unattended-upgrades) while the old kernel module stayed "
+            "loaded; NVML answers with code 18."
+        ),
+        "remedy": (
+            "Reboot the host, or unload and reload the nvidia modules with no process using the GPUs; then hold "
+            "the nvidia packages."
+        ),
     },
     "DRIVER_NOT_LOADED": {
         "layer": "driver",
         "severity": "error",
         "title": "The NVIDIA kernel driver is not loaded",
-        "cause": "The driver is not installed, was not built for the running kernel, is kept out by Secure Boot or a blacklist, or failed to start.",
-        "remedy": "Look at 'dkms status', 'modprobe nvidia' and 'dmesg | grep -i nvrm'; then 'systemctl start gpulab-cdi' or run again.",
+        "cause": (
+            "The driver is not installed, was not built for the running kernel, is kept out by Secure Boot or a "
+            "blacklist, or failed to start."
+        ),
+        "remedy": (
+            "Look at 'dkms status', 'modprobe nvidia' and 'dmesg | grep -i nvrm'; then 'systemctl start "
+            "gpulab-cdi' or run again."
+        ),
     },
     "GPU_NODES_MISSING": {
         "layer": "driver",
         "severity": "error",
         "title": "The driver is there, but no GPU can be opened",
         "cause": "No device node /dev/nvidia0, /dev/nvidia1 ... exists, or the driver counts no GPU.",
-        "remedy": "Run 'nvidia-smi' as root, which makes the nodes; if it shows no GPU, look at 'lspci -d 10de:' and 'dmesg | grep -i nvrm'.",
+        "remedy": (
+            "Run 'nvidia-smi' as root, which makes the nodes; if it shows no GPU, look at 'lspci -d 10de:' and "
+            "'dmesg | grep -i nvrm'."
+        ),
     },
     "UVM_MISSING": {
         "layer": "driver",
         "severity": "error",
         "title": "/dev/nvidia-uvm is missing",
-        "cause": "The module nvidia-uvm is not loaded, or its node was not made: nvidia-smi works without it, CUDA does not (cuInit answers 999).",
-        "remedy": "Run 'nvidia-modprobe -c0 -u', or 'modprobe nvidia-uvm' and 'nvidia-ctk system create-device-nodes --control-devices'; then 'systemctl start gpulab-cdi'.",
+        "cause": (
+            "The module nvidia-uvm is not loaded, or its node was not made: nvidia-smi works without it, CUDA "
+            "does not (cuInit answers 999)."
+        ),
+        "remedy": (
+            "Run 'nvidia-modprobe -c0 -u', or 'modprobe nvidia-uvm' and 'nvidia-ctk system create-device-nodes "
+            "--control-devices'; then 'systemctl start gpulab-cdi'."
+        ),
     },
     "GPU_NODES_RESTRICTED": {
         "layer": "driver",
         "severity": "warning",
         "title": "Device nodes of the GPUs are not open to everyone",
-        "cause": "In a rootless container a node is a bind mount owned by nobody: without read and write for others it cannot be opened, and groups do not help.",
-        "remedy": "Set NVreg_DeviceFileMode=0666 for the nvidia module, or give each user an access list entry on the nodes.",
+        "cause": (
+            "In a rootless container a node is a bind mount owned by nobody: without read and write for others it"
+            " cannot be opened, and groups do not help."
+        ),
+        "remedy": (
+            "Set NVreg_DeviceFileMode=0666 for the nvidia module, or give each user an access list entry on the nodes."
+        ),
     },
     "NO_GPU": {
         "layer": "driver",
         "severity": "info",
         "title": "This host has no NVIDIA GPU",
         "cause": "There is no NVIDIA display device on the PCI bus; engines and stacks work without one.",
-        "remedy": "Nothing to do. Where a GPU should be, set gpulab_gpus_expected so that its absence fails the run, and look at 'lspci -d 10de:'.",
+        "remedy": (
+            "Nothing to do. Where a GPU should be, set gpulab_gpus_expected so that its absence fails the run, "
+            "and look at 'lspci -d 10de:'."
+        ),
     },
     "PYTHON_PARTS_MISSING": {
         "layer": "driver",
         "severity": "error",
         "title": "The Python parts that ask the driver and the engine are not on this host",
-        "cause": "The controller brings nvidia-ml-py and the Docker SDK to {path}; that has not happened yet, or they were removed.",
-        "remedy": "Run the gpu_verify role (tag proof), which brings them; in check mode on a fresh host this is expected.",
+        "cause": (
+            "The controller brings nvidia-ml-py and the Docker SDK to {path}; that has not happened yet, or they "
+            "were removed."
+        ),
+        "remedy": (
+            "Run the gpu_verify role (tag proof), which brings them; in check mode on a fresh host this is expected."
+        ),
     },
     "NVML_NO_PERMISSION": {
         "layer": "driver",
         "severity": "error",
         "title": "The driver refuses to answer for want of permission",
-        "cause": "The device nodes of {gpu} are not open to this account (mode 0660 after NVreg_DeviceFileMode, for example).",
+        "cause": (
+            "The device nodes of {gpu} are not open to this account (mode 0660 after NVreg_DeviceFileMode, for "
+            "example)."
+        ),
         "remedy": "Give /dev/nvidia* the mode 0666 (NVreg_DeviceFileMode=0666) or an ACL for the user, then run again.",
     },
     "NVML_LIBRARY_NOT_FOUND": {
         "layer": "driver",
         "severity": "error",
         "title": "The GPU is there and the driver's library is not",
-        "cause": "The NVIDIA driver is not installed, or only its kernel part; libnvidia-ml.so.1 comes with the driver's compute packages.",
-        "remedy": "Install the driver (on Ubuntu: ubuntu-drivers install --gpgpu, and the matching nvidia-utils package), reboot, run again.",
+        "cause": (
+            "The NVIDIA driver is not installed, or only its kernel part; libnvidia-ml.so.1 comes with the "
+            "driver's compute packages."
+        ),
+        "remedy": (
+            "Install the driver (on Ubuntu: ubuntu-drivers install --gpgpu, and the matching nvidia-utils "
+            "package), reboot, run again."
+        ),
     },
     "NVML_GPU_LOST": {
         "layer": "driver",
         "severity": "error",
         "title": "A GPU has fallen off the bus",
-        "cause": "The driver cannot reach it any more: power, heat, a riser or slot, or a fault of the board; the kernel log has an Xid 79.",
-        "remedy": "dmesg | grep Xid; power the host off and on (a warm reboot may not do); when {gpu} is lost again, have the hardware looked at.",
+        "cause": (
+            "The driver cannot reach it any more: power, heat, a riser or slot, or a fault of the board; the "
+            "kernel log has an Xid 79."
+        ),
+        "remedy": (
+            "dmesg | grep Xid; power the host off and on (a warm reboot may not do); when {gpu} is lost again, "
+            "have the hardware looked at."
+        ),
     },
     "NVML_RESET_REQUIRED": {
         "layer": "driver",
@@ -630,8 +845,13 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "driver",
         "severity": "error",
         "title": "The driver does not answer",
-        "cause": "{gpu} or its firmware (GSP) hangs, or is being initialised by another process without persistence mode.",
-        "remedy": "dmesg | grep -E 'Xid|GSP'; reboot the host; set persistence mode (systemctl enable --now nvidia-persistenced).",
+        "cause": (
+            "{gpu} or its firmware (GSP) hangs, or is being initialised by another process without persistence mode."
+        ),
+        "remedy": (
+            "dmesg | grep -E 'Xid|GSP'; reboot the host; set persistence mode (systemctl enable --now "
+            "nvidia-persistenced)."
+        ),
     },
     "NVML_CRASHED": {
         "layer": "driver",
@@ -644,14 +864,20 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "driver",
         "severity": "error",
         "title": "The driver runs and sees no GPU, though the host has one",
-        "cause": "The GPU failed to initialise (RmInitAdapter in dmesg), is bound to vfio-pci, is excluded, or is too old or too new for this driver.",
+        "cause": (
+            "The GPU failed to initialise (RmInitAdapter in dmesg), is bound to vfio-pci, is excluded, or is too "
+            "old or too new for this driver."
+        ),
         "remedy": "dmesg | grep -iE 'NVRM|nvidia' names which; install a driver that supports the GPU, or reseat it.",
     },
     "NVML_UNKNOWN": {
         "layer": "driver",
         "severity": "error",
         "title": "NVML answers 'unknown error'",
-        "cause": "Often the device nodes are missing or not accessible, as in a container that lost them; otherwise an internal fault of the driver.",
+        "cause": (
+            "Often the device nodes are missing or not accessible, as in a container that lost them; otherwise an"
+            " internal fault of the driver."
+        ),
         "remedy": "ls -l /dev/nvidia*; dmesg | grep NVRM; reboot the host when both look right.",
     },
     "NVML_ERROR": {
@@ -700,7 +926,9 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "driver",
         "severity": "warning",
         "title": "A GPU is connected by fewer PCIe lanes than it could use",
-        "cause": "The slot has fewer lanes, or the card, riser or cable has a bad contact; copies are slower in proportion.",
+        "cause": (
+            "The slot has fewer lanes, or the card, riser or cable has a bad contact; copies are slower in proportion."
+        ),
         "remedy": "Compare with the other GPUs and the board's manual; reseat {gpu} when it should have more.",
     },
     "GPU_SLOWED_DOWN": {
@@ -708,14 +936,18 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "warning",
         "title": "A GPU is slowed down by heat or power",
         "cause": "It protects itself: cooling is not enough, or its power supply brakes it.",
-        "remedy": "nvidia-smi -q -d TEMPERATURE,POWER,PERFORMANCE -i {gpu}; look at fans, filters, room and power cables.",
+        "remedy": (
+            "nvidia-smi -q -d TEMPERATURE,POWER,PERFORMANCE -i {gpu}; look at fans, filters, room and power cables."
+        ),
     },
     "GPU_FABRIC_NOT_READY": {
         "layer": "driver",
         "severity": "error",
         "title": "The NVSwitch fabric of a GPU is not up",
         "cause": "nvidia-fabricmanager does not run or has another version than the driver; CUDA then answers 802.",
-        "remedy": "Install nvidia-fabricmanager in exactly the driver's version; systemctl enable --now nvidia-fabricmanager.",
+        "remedy": (
+            "Install nvidia-fabricmanager in exactly the driver's version; systemctl enable --now nvidia-fabricmanager."
+        ),
     },
     "GPU_MIG_PENDING": {
         "layer": "driver",
@@ -728,36 +960,56 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "driver",
         "severity": "error",
         "title": "A GPU is in MIG mode without an instance",
-        "cause": "In MIG mode only instances can compute, and none has been made (they do not survive a reboot by themselves).",
-        "remedy": "Make instances (nvidia-smi mig -i {gpu} -cgi … -C, or nvidia-mig-manager for good), or turn MIG off: nvidia-smi -i {gpu} -mig 0.",
+        "cause": (
+            "In MIG mode only instances can compute, and none has been made (they do not survive a reboot by "
+            "themselves)."
+        ),
+        "remedy": (
+            "Make instances (nvidia-smi mig -i {gpu} -cgi … -C, or nvidia-mig-manager for good), or turn MIG off:"
+            " nvidia-smi -i {gpu} -mig 0."
+        ),
     },
     "GPU_PERSISTENCE_OFF": {
         "layer": "driver",
         "severity": "info",
         "title": "The driver lets go of a GPU when nothing uses it",
-        "cause": "Persistence mode is off: every first use pays for initialisation, and settings of nvidia-smi are lost in between.",
+        "cause": (
+            "Persistence mode is off: every first use pays for initialisation, and settings of nvidia-smi are "
+            "lost in between."
+        ),
         "remedy": "systemctl enable --now nvidia-persistenced",
     },
     "CUDA_LIBRARY_NOT_FOUND": {
         "layer": "driver",
         "severity": "error",
         "title": "libcuda.so.1 is not there",
-        "cause": "On the host: the driver's compute library is not installed. In a container: the CDI spec was made without it.",
-        "remedy": "Install the driver's compute package (libnvidia-compute / libcuda1) in the driver's version, then run the nvidia_container_toolkit role again.",
+        "cause": (
+            "On the host: the driver's compute library is not installed. In a container: the CDI spec was made "
+            "without it."
+        ),
+        "remedy": (
+            "Install the driver's compute package (libnvidia-compute / libcuda1) in the driver's version, then "
+            "run the nvidia_container_toolkit role again."
+        ),
     },
     "CUDA_NO_DEVICE": {
         "layer": "driver",
         "severity": "error",
         "title": "CUDA sees no GPU (100)",
         "cause": "No device node that it may open, MIG mode without an instance, or CUDA_VISIBLE_DEVICES hides all.",
-        "remedy": "Compare 'nvidia-smi -L' on the host with the CDI spec of the user; run the nvidia_container_toolkit role again.",
+        "remedy": (
+            "Compare 'nvidia-smi -L' on the host with the CDI spec of the user; run the nvidia_container_toolkit "
+            "role again."
+        ),
     },
     "CUDA_INVALID_DEVICE": {
         "layer": "driver",
         "severity": "error",
         "title": "CUDA says the GPU is not valid (101)",
         "cause": "The set of GPUs changed while it was asked, or a node leads to another GPU than the driver expects.",
-        "remedy": "Run the nvidia_container_toolkit role again, so that the CDI spec is made anew; reboot when it persists.",
+        "remedy": (
+            "Run the nvidia_container_toolkit role again, so that the CDI spec is made anew; reboot when it persists."
+        ),
     },
     "CUDA_OUT_OF_MEMORY": {
         "layer": "driver",
@@ -792,7 +1044,10 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "error",
         "title": "The driver's PTX compiler is missing (221)",
         "cause": "libnvidia-ptxjitcompiler.so.1 is not installed on the host, or the CDI spec was made without it.",
-        "remedy": "Install the driver's complete compute package in one version, then run the nvidia_container_toolkit role again.",
+        "remedy": (
+            "Install the driver's complete compute package in one version, then run the nvidia_container_toolkit "
+            "role again."
+        ),
     },
     "CUDA_KERNEL_FAULT": {
         "layer": "driver",
@@ -820,7 +1075,10 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "error",
         "title": "The CUDA library and the kernel module are of different versions (803)",
         "cause": "The driver was upgraded without a reboot, or the CDI spec still names the old library.",
-        "remedy": "Reboot the host, then run the nvidia_container_toolkit role; hold the nvidia packages in unattended-upgrades.",
+        "remedy": (
+            "Reboot the host, then run the nvidia_container_toolkit role; hold the nvidia packages in "
+            "unattended-upgrades."
+        ),
     },
     "CUDA_COMPAT_NOT_SUPPORTED": {
         "layer": "driver",
@@ -833,7 +1091,10 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "driver",
         "severity": "error",
         "title": "CUDA answers 'unknown error' (999)",
-        "cause": "Most often nvidia-uvm is not loaded or /dev/nvidia-uvm is missing (NVML works without it, CUDA does not), or its number changed since the CDI spec was made.",
+        "cause": (
+            "Most often nvidia-uvm is not loaded or /dev/nvidia-uvm is missing (NVML works without it, CUDA does "
+            "not), or its number changed since the CDI spec was made."
+        ),
         "remedy": "nvidia-modprobe -c0 -u (or modprobe nvidia-uvm), then run the nvidia_container_toolkit role again.",
     },
     "CUDA_ERROR": {
@@ -869,7 +1130,10 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "error",
         "title": "The nouveau driver holds the GPU",
         "cause": "It was loaded before, or instead of, NVIDIA's; the two exclude each other.",
-        "remedy": "echo 'blacklist nouveau' > /etc/modprobe.d/no-nouveau.conf; update-initramfs -u; install NVIDIA's driver; reboot.",
+        "remedy": (
+            "echo 'blacklist nouveau' > /etc/modprobe.d/no-nouveau.conf; update-initramfs -u; install NVIDIA's "
+            "driver; reboot."
+        ),
     },
     "DRIVER_TOO_OLD": {
         "layer": "driver",
@@ -882,7 +1146,10 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "driver",
         "severity": "error",
         "title": "/dev/nvidia-uvm belongs to another driver than the one that is loaded",
-        "cause": "The module's major number changed when it was loaded again, and the old node stayed: nvidia-smi works, CUDA does not (999).",
+        "cause": (
+            "The module's major number changed when it was loaded again, and the old node stayed: nvidia-smi "
+            "works, CUDA does not (999)."
+        ),
         "remedy": "rm /dev/nvidia-uvm /dev/nvidia-uvm-tools; nvidia-modprobe -c0 -u; systemctl start gpulab-cdi",
     },
     "FABRIC_MANAGER_MISMATCH": {
@@ -890,14 +1157,20 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "error",
         "title": "nvidia-fabricmanager has another version than the driver",
         "cause": "One of them was upgraded alone; it refuses to start, and on NVSwitch systems CUDA then answers 802.",
-        "remedy": "Install nvidia-fabricmanager in exactly the driver's version, hold both, and systemctl restart nvidia-fabricmanager.",
+        "remedy": (
+            "Install nvidia-fabricmanager in exactly the driver's version, hold both, and systemctl restart "
+            "nvidia-fabricmanager."
+        ),
     },
     "XID_HARDWARE": {
         "layer": "driver",
         "severity": "warning",
         "title": "The kernel log tells of a fault of a GPU since boot",
         "cause": "Xid {xid} speaks of the hardware, its memory, links or firmware, not of a program.",
-        "remedy": "nvidia-smi -q -i {gpu}; reset it or reboot when jobs on it fail; when it comes back, have the hardware looked at.",
+        "remedy": (
+            "nvidia-smi -q -i {gpu}; reset it or reboot when jobs on it fail; when it comes back, have the "
+            "hardware looked at."
+        ),
     },
     "XID_PROGRAM": {
         "layer": "driver",
@@ -925,42 +1198,63 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "toolkit",
         "severity": "error",
         "title": "This version of the NVIDIA container toolkit is refused",
-        "cause": "Versions below {floor} have known holes through which a container takes over its host (CVE-2026-24260).",
+        "cause": (
+            "Versions below {floor} have known holes through which a container takes over its host (CVE-2026-24260)."
+        ),
         "remedy": "Set nvidia_container_toolkit_version to {floor} or newer.",
     },
     "TOOLKIT_LEGACY_HOOK": {
         "layer": "toolkit",
         "severity": "warning",
         "title": "The toolkit's legacy hook is installed",
-        "cause": "With it an engine that cannot resolve a GPU falls back to the hook silently; in a rootless engine that then fails with a message about bpf or cgroups which hides the cause.",
-        "remedy": "apt-get remove nvidia-container-toolkit libnvidia-container-tools libnvidia-container1, unless a rootful engine needs them.",
+        "cause": (
+            "With it an engine that cannot resolve a GPU falls back to the hook silently; in a rootless engine "
+            "that then fails with a message about bpf or cgroups which hides the cause."
+        ),
+        "remedy": (
+            "apt-get remove nvidia-container-toolkit libnvidia-container-tools libnvidia-container1, unless a "
+            "rootful engine needs them."
+        ),
     },
     "CDI_GENERATION_FAILED": {
         "layer": "toolkit",
         "severity": "error",
         "title": "nvidia-ctk could not describe the GPUs",
         "cause": "The toolkit stopped with the message above. Specs that were there before are kept.",
-        "remedy": "Look at 'nvidia-smi' and 'nvidia-ctk cdi generate' as root; when they work, 'systemctl start gpulab-cdi'.",
+        "remedy": (
+            "Look at 'nvidia-smi' and 'nvidia-ctk cdi generate' as root; when they work, 'systemctl start gpulab-cdi'."
+        ),
     },
     "CDI_SPEC_INCOMPLETE": {
         "layer": "toolkit",
         "severity": "error",
         "title": "The description of the GPUs has holes",
-        "cause": "nvidia-ctk ended well but left out, or named without its being there, what a CUDA program in a container needs: usually a driver package is missing or half upgraded. The spec was not installed.",
-        "remedy": "Repair the driver's packages (dpkg --configure -a, reinstall the libraries), then 'systemctl start gpulab-cdi'.",
+        "cause": (
+            "nvidia-ctk ended well but left out, or named without its being there, what a CUDA program in a "
+            "container needs: usually a driver package is missing or half upgraded. The spec was not installed."
+        ),
+        "remedy": (
+            "Repair the driver's packages (dpkg --configure -a, reinstall the libraries), then 'systemctl start "
+            "gpulab-cdi'."
+        ),
     },
     "CDI_SPEC_CONFLICT": {
         "layer": "toolkit",
         "severity": "error",
         "title": "Another CDI spec names the same GPUs to the same engine",
-        "cause": "Two specs with the same device names make each of them unresolvable, or the later one wins and goes stale.",
+        "cause": (
+            "Two specs with the same device names make each of them unresolvable, or the later one wins and goes stale."
+        ),
         "remedy": "Remove {path}, or take its folder out of cdi-spec-dirs in the user's daemon.json.",
     },
     "CDI_SETTINGS_INVALID": {
         "layer": "toolkit",
         "severity": "error",
         "title": "The settings of the CDI specs cannot be used",
-        "cause": "/etc/gpulab/cdi.json is not of the form {{users: {{NAME: all or a list of GPUs}}}}, or a name in it is no user name.",
+        "cause": (
+            "/etc/gpulab/cdi.json is not of the form {{users: {{NAME: all or a list of GPUs}}}}, or a name in it "
+            "is no user name."
+        ),
         "remedy": "Correct gpulab_users and run the toolkit stage again, which writes that file.",
     },
     "TOOLKIT_VERSIONS_MIXED": {
@@ -968,21 +1262,33 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "error",
         "title": "The toolkit's packages have different versions",
         "cause": "Only some were upgraded or pinned; they work only together.",
-        "remedy": "Install all of them in one version (apt-get install NAME=VERSION for each), or remove all but nvidia-container-toolkit-base.",
+        "remedy": (
+            "Install all of them in one version (apt-get install NAME=VERSION for each), or remove all but "
+            "nvidia-container-toolkit-base."
+        ),
     },
     "TOOLKIT_NO_CGROUPS": {
         "layer": "toolkit",
         "severity": "warning",
         "title": "The toolkit is told not to use cgroups, for every engine of the host",
-        "cause": "Old instructions for rootless Docker set no-cgroups; it takes the GPUs from containers of a root-owned engine ('Failed to initialize NVML: Unknown Error'). CDI does not need it.",
+        "cause": (
+            "Old instructions for rootless Docker set no-cgroups; it takes the GPUs from containers of a "
+            "root-owned engine ('Failed to initialize NVML: Unknown Error'). CDI does not need it."
+        ),
         "remedy": "nvidia-ctk config --set nvidia-container-cli.no-cgroups=false --in-place",
     },
     "LEGACY_RUNTIME_DEFAULT": {
         "layer": "toolkit",
         "severity": "info",
         "title": "The root-owned engine starts every container with NVIDIA's runtime",
-        "cause": "Old instructions set default-runtime: an image that sets NVIDIA_VISIBLE_DEVICES gets GPUs that nobody gave it. The rootless engines are not affected.",
-        "remedy": "Remove default-runtime from /etc/docker/daemon.json when its users name GPUs themselves (--gpus or --device).",
+        "cause": (
+            "Old instructions set default-runtime: an image that sets NVIDIA_VISIBLE_DEVICES gets GPUs that "
+            "nobody gave it. The rootless engines are not affected."
+        ),
+        "remedy": (
+            "Remove default-runtime from /etc/docker/daemon.json when its users name GPUs themselves (--gpus or "
+            "--device)."
+        ),
     },
     "CDI_SPEC_UNREADABLE": {
         "layer": "toolkit",
@@ -995,8 +1301,14 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "toolkit",
         "severity": "warning",
         "title": "A CDI spec of the root-owned engine does not fit the driver",
-        "cause": "The driver was upgraded or loaded again after the spec was made: containers do not start, or nvidia-smi works in them and CUDA answers 999.",
-        "remedy": "nvidia-ctk cdi generate --output={path} (or, from toolkit 1.18 on, systemctl restart nvidia-cdi-refresh for /var/run/cdi)",
+        "cause": (
+            "The driver was upgraded or loaded again after the spec was made: containers do not start, or "
+            "nvidia-smi works in them and CUDA answers 999."
+        ),
+        "remedy": (
+            "nvidia-ctk cdi generate --output={path} (or, from toolkit 1.18 on, systemctl restart "
+            "nvidia-cdi-refresh for /var/run/cdi)"
+        ),
     },
     # --- proof ---------------------------------------------------------------------------------
     "PROOF_GPU_COUNT": {
@@ -1004,7 +1316,10 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "error",
         "title": "The host does not have as many GPUs as the inventory expects",
         "cause": "A GPU is missing, lost or excluded, or gpulab_gpus_expected is not what this host has.",
-        "remedy": "Compare the GPUs named above with what is built in (lspci -d 10de:); then repair the host or correct gpulab_gpus_expected.",
+        "remedy": (
+            "Compare the GPUs named above with what is built in (lspci -d 10de:); then repair the host or correct"
+            " gpulab_gpus_expected."
+        ),
     },
     "PROOF_USER_UNKNOWN": {
         "layer": "proof",
@@ -1018,56 +1333,85 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "error",
         "title": "The user has no running rootless engine",
         "cause": "There is no socket at {socket}: the engine was not set up for this user, or is stopped.",
-        "remedy": "Run the rootless_docker role (tag engine) with {user} in gpulab_users; as {user}: systemctl --user status docker.service",
+        "remedy": (
+            "Run the rootless_docker role (tag engine) with {user} in gpulab_users; as {user}: systemctl --user "
+            "status docker.service"
+        ),
     },
     "PROOF_ENGINE_DEAD": {
         "layer": "proof",
         "severity": "error",
         "title": "The user's engine does not answer",
-        "cause": "The socket {socket} is there and nothing answers behind it: the engine crashed, hangs or is starting.",
-        "remedy": "As {user}: journalctl --user -u docker.service; systemctl --user reset-failed docker.service; systemctl --user restart docker.service",
+        "cause": (
+            "The socket {socket} is there and nothing answers behind it: the engine crashed, hangs or is starting."
+        ),
+        "remedy": (
+            "As {user}: journalctl --user -u docker.service; systemctl --user reset-failed docker.service; "
+            "systemctl --user restart docker.service"
+        ),
     },
     "PROOF_ENGINE_STALE": {
         "layer": "proof",
         "severity": "error",
         "title": "The engine runs from packages that have been replaced",
-        "cause": "The packages were upgraded and the user's engine was not restarted; it can keep containers running and cannot start new ones.",
-        "remedy": "As {user}: systemctl --user restart docker.service (containers stop meanwhile), or run the rootless_docker role.",
+        "cause": (
+            "The packages were upgraded and the user's engine was not restarted; it can keep containers running "
+            "and cannot start new ones."
+        ),
+        "remedy": (
+            "As {user}: systemctl --user restart docker.service (containers stop meanwhile), or run the "
+            "rootless_docker role."
+        ),
     },
     "PROOF_DISK_FULL": {
         "layer": "proof",
         "severity": "error",
         "title": "There is no space left for the user's engine",
         "cause": "The file system of its data root is full; even restarting the engine fails then.",
-        "remedy": "Free space before anything else: as {user}, docker system df; docker builder prune; docker image prune.",
+        "remedy": (
+            "Free space before anything else: as {user}, docker system df; docker builder prune; docker image prune."
+        ),
     },
     "PROOF_CDI_OFF": {
         "layer": "proof",
         "severity": "error",
         "title": "The engine does not take CDI devices",
         "cause": "The engine is older than 28.2 and its daemon.json lacks features.cdi, or it was not restarted since.",
-        "remedy": "Run the rootless_docker role for {user} (it writes features.cdi and cdi-spec-dirs), with a restart of the engine allowed.",
+        "remedy": (
+            "Run the rootless_docker role for {user} (it writes features.cdi and cdi-spec-dirs), with a restart "
+            "of the engine allowed."
+        ),
     },
     "PROOF_CDI_UNRESOLVED": {
         "layer": "proof",
         "severity": "error",
         "title": "The engine cannot resolve the GPU's CDI name",
-        "cause": "The engine does not read the folder with the spec (before 29.2 a rootless engine does not see /etc/cdi), read it while it was being written, or the spec lacks this GPU.",
-        "remedy": "Run the nvidia_container_toolkit role again for {user}; the spec has: {there}. When it lists the GPU: as {user}, systemctl --user restart docker.service",
+        "cause": (
+            "The engine does not read the folder with the spec (before 29.2 a rootless engine does not see "
+            "/etc/cdi), read it while it was being written, or the spec lacks this GPU."
+        ),
+        "remedy": (
+            "Run the nvidia_container_toolkit role again for {user}; the spec has: {there}. When it lists the "
+            "GPU: as {user}, systemctl --user restart docker.service"
+        ),
     },
     "PROOF_SPEC_MISSING": {
         "layer": "proof",
         "severity": "error",
         "title": "There is no CDI spec in the folders that the user's engine reads",
         "cause": "It was never made, or making it failed; the engine reads only the folders named above.",
-        "remedy": "Run the nvidia_container_toolkit role; systemctl status gpulab-cdi.service tells why it could not be made.",
+        "remedy": (
+            "Run the nvidia_container_toolkit role; systemctl status gpulab-cdi.service tells why it could not be made."
+        ),
     },
     "PROOF_SPEC_STALE": {
         "layer": "proof",
         "severity": "error",
         "title": "The CDI spec names driver files that are gone",
         "cause": "The driver was upgraded or removed after the spec was made.",
-        "remedy": "systemctl start gpulab-cdi.service makes it anew; reboot first when the old kernel module is still loaded.",
+        "remedy": (
+            "systemctl start gpulab-cdi.service makes it anew; reboot first when the old kernel module is still loaded."
+        ),
     },
     "PROOF_NODE_MISSING": {
         "layer": "proof",
@@ -1080,8 +1424,13 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "proof",
         "severity": "error",
         "title": "A device node is there and the user may not open it",
-        "cause": "The nodes have mode 0660 (group video or render). In a rootless container group membership does not count, so the mode or an ACL must allow it.",
-        "remedy": "Set NVreg_DeviceFileMode=0666 for the nvidia module, or an ACL for {user} on the node; then run again.",
+        "cause": (
+            "The nodes have mode 0660 (group video or render). In a rootless container group membership does not "
+            "count, so the mode or an ACL must allow it."
+        ),
+        "remedy": (
+            "Set NVreg_DeviceFileMode=0666 for the nvidia module, or an ACL for {user} on the node; then run again."
+        ),
     },
     "PROOF_HOOK_MISSING": {
         "layer": "proof",
@@ -1094,35 +1443,60 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "proof",
         "severity": "error",
         "title": "A program that the CDI spec runs fails",
-        "cause": "Its own words are above. The toolkit's version and the spec do not belong together, or the image has something in the way of what it writes.",
-        "remedy": "systemctl start gpulab-cdi.service makes the spec anew; when it persists, run the nvidia_container_toolkit role again.",
+        "cause": (
+            "Its own words are above. The toolkit's version and the spec do not belong together, or the image has"
+            " something in the way of what it writes."
+        ),
+        "remedy": (
+            "systemctl start gpulab-cdi.service makes the spec anew; when it persists, run the "
+            "nvidia_container_toolkit role again."
+        ),
     },
     "PROOF_GPU_SET_DIFFERS": {
         "layer": "proof",
         "severity": "error",
         "title": "The container does not see exactly the GPUs that it was given",
-        "cause": "The CDI spec is of another state of the host (GPU replaced, MIG changed), or a second spec describes the same devices.",
-        "remedy": "systemctl start gpulab-cdi.service; leave one spec only in the folders that the engine of {user} reads.",
+        "cause": (
+            "The CDI spec is of another state of the host (GPU replaced, MIG changed), or a second spec describes"
+            " the same devices."
+        ),
+        "remedy": (
+            "systemctl start gpulab-cdi.service; leave one spec only in the folders that the engine of {user} reads."
+        ),
     },
     "ISOLATION_BROKEN": {
         "layer": "proof",
         "severity": "error",
         "title": "A container reaches a GPU that it was not given",
-        "cause": "Something injects more than was asked: an nvidia default runtime, a spec whose common part holds GPU nodes, a privileged default, or nodes placed in the image.",
-        "remedy": "As {user}: docker info | grep -i runtime; look for default-runtime in daemon.json and for /dev/nvidia* in the common part of the CDI spec.",
+        "cause": (
+            "Something injects more than was asked: an nvidia default runtime, a spec whose common part holds GPU"
+            " nodes, a privileged default, or nodes placed in the image."
+        ),
+        "remedy": (
+            "As {user}: docker info | grep -i runtime; look for default-runtime in daemon.json and for "
+            "/dev/nvidia* in the common part of the CDI spec."
+        ),
     },
     "PROOF_BANDWIDTH_LOW": {
         "layer": "proof",
         "severity": "error",
         "title": "Copies to or from the GPU are much slower in the container than on the host",
-        "cause": "CPU or memory limits on the user's slice, a busy host while it was measured, or page-locked memory that the container does not get.",
-        "remedy": "Run the proof again on an idle host; compare systemctl show user-$(id -u {user}).slice; gpu_verify_bandwidth_ratio_min sets the threshold.",
+        "cause": (
+            "CPU or memory limits on the user's slice, a busy host while it was measured, or page-locked memory "
+            "that the container does not get."
+        ),
+        "remedy": (
+            "Run the proof again on an idle host; compare systemctl show user-$(id -u {user}).slice; "
+            "gpu_verify_bandwidth_ratio_min sets the threshold."
+        ),
     },
     "PROOF_IMAGE_FAILED": {
         "layer": "proof",
         "severity": "error",
         "title": "The probe image cannot be made from this host's Python",
-        "cause": "/usr/bin/python3 or one of its libraries is missing or cannot be read, or the engine refused the image.",
+        "cause": (
+            "/usr/bin/python3 or one of its libraries is missing or cannot be read, or the engine refused the image."
+        ),
         "remedy": "apt-get install --reinstall python3-minimal libpython3-stdlib; then run again.",
     },
     "PROOF_CONTAINER_FAILED": {
@@ -1130,7 +1504,10 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "error",
         "title": "The probe's container did not run",
         "cause": "The engine's message is above.",
-        "remedy": "As {user}: journalctl --user -u docker.service -n 50; when plain containers do not start either, run the rootless_docker role.",
+        "remedy": (
+            "As {user}: journalctl --user -u docker.service -n 50; when plain containers do not start either, run"
+            " the rootless_docker role."
+        ),
     },
     "PROOF_TIMEOUT": {
         "layer": "proof",
@@ -1143,23 +1520,36 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "proof",
         "severity": "warning",
         "title": "The probe did not work on the host itself, so there is nothing to compare with",
-        "cause": "The user may not use the GPU outside a container, or the host's Python cannot load the driver's library.",
-        "remedy": "As {user}: nvidia-smi; ls -l /dev/nvidia*. The proof in the container stands by itself; only the comparison is unknown.",
+        "cause": (
+            "The user may not use the GPU outside a container, or the host's Python cannot load the driver's library."
+        ),
+        "remedy": (
+            "As {user}: nvidia-smi; ls -l /dev/nvidia*. The proof in the container stands by itself; only the "
+            "comparison is unknown."
+        ),
     },
     "PROOF_WHEELS_UNAVAILABLE": {
         "layer": "proof",
         "severity": "error",
         "title": "The controller cannot get the Python parts for its hosts",
         "cause": "pip on the controller is missing or reaches no index that offers these files with these hashes.",
-        "remedy": "Set gpu_verify_wheels_index to a PyPI mirror, or put the files that requirements/target.txt names into {cache} yourself.",
+        "remedy": (
+            "Set gpu_verify_wheels_index to a PyPI mirror, or put the files that requirements/target.txt names "
+            "into {cache} yourself."
+        ),
     },
     # --- stacks --------------------------------------------------------------------------------
     "STACK_UNKNOWN": {
         "layer": "stacks",
         "severity": "error",
         "title": "There is no such stack",
-        "cause": "source names neither a stack of the catalogue nor a folder on the controller with a compose.yml in it.",
-        "remedy": "Correct gpulab_stacks.{stack}.source; a folder has a slash in its name and, when relative, starts at the inventory's folder.",
+        "cause": (
+            "source names neither a stack of the catalogue nor a folder on the controller with a compose.yml in it."
+        ),
+        "remedy": (
+            "Correct gpulab_stacks.{stack}.source; a folder has a slash in its name and, when relative, starts at"
+            " the inventory's folder."
+        ),
     },
     "STACK_INVALID": {
         "layer": "stacks",
@@ -1194,7 +1584,10 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "error",
         "title": "The stack needs a GPU, and this user's GPUs are not proven to work in containers",
         "cause": "The proof failed, was never run, or is of another boot or another CDI spec.",
-        "remedy": "ansible-playbook gpulab.fleet.verify (it says what is wrong); or run the stack without a GPU: gpulab_stacks.{stack}.gpus: {{SERVICE: 0}}.",
+        "remedy": (
+            "ansible-playbook gpulab.fleet.verify (it says what is wrong); or run the stack without a GPU: "
+            "gpulab_stacks.{stack}.gpus: {{SERVICE: 0}}."
+        ),
     },
     "STACK_GPUS_SHORT": {
         "layer": "stacks",
@@ -1207,8 +1600,15 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "stacks",
         "severity": "error",
         "title": "compose.yml asks for a GPU in a form that gives none with these versions",
-        "cause": "Compose before 2.30 drops `gpus:` without a word, engines before 29.2 have no driver for `driver: nvidia`, and `runtime: nvidia` needs a runtime that is not set up. The container would run without a GPU.",
-        "remedy": "Take it out of compose.yml and say gpulab_stacks.{stack}.gpus: {{SERVICE: 1}}, which works with every version; docs/stacks.md has the table.",
+        "cause": (
+            "Compose before 2.30 drops `gpus:` without a word, engines before 29.2 have no driver for `driver: "
+            "nvidia`, and `runtime: nvidia` needs a runtime that is not set up. The container would run without a"
+            " GPU."
+        ),
+        "remedy": (
+            "Take it out of compose.yml and say gpulab_stacks.{stack}.gpus: {{SERVICE: 1}}, which works with "
+            "every version; docs/stacks.md has the table."
+        ),
     },
     "STACK_GPU_UNRESOLVED": {
         "layer": "stacks",
@@ -1221,7 +1621,9 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "stacks",
         "severity": "error",
         "title": "Compose cannot read the stack",
-        "cause": "compose.yml has a mistake, or the installed Compose is too old for what it uses. Nothing was changed.",
+        "cause": (
+            "compose.yml has a mistake, or the installed Compose is too old for what it uses. Nothing was changed."
+        ),
         "remedy": "Correct the stack's compose.yml; `docker compose config` in its folder says the same.",
     },
     "STACK_ARCHIVE_INVALID": {
@@ -1229,21 +1631,33 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "error",
         "title": "An image archive cannot be brought in",
         "cause": "The file is missing, damaged, or does not hold an image of the name that it is given for.",
-        "remedy": "Correct gpulab_stacks.{stack}.images: archive is a file on the controller, from docker save or a file system as tar.",
+        "remedy": (
+            "Correct gpulab_stacks.{stack}.images: archive is a file on the controller, from docker save or a "
+            "file system as tar."
+        ),
     },
     "STACK_IMAGE_MISSING": {
         "layer": "stacks",
         "severity": "error",
         "title": "An image cannot be fetched",
-        "cause": "The registry cannot be reached from this host, wants a login, or has no such image. What ran before still runs.",
-        "remedy": "Name your own registry in the stack's settings (BASE_IMAGE), or bring the image along: gpulab_stacks.{stack}.images.",
+        "cause": (
+            "The registry cannot be reached from this host, wants a login, or has no such image. What ran before "
+            "still runs."
+        ),
+        "remedy": (
+            "Name your own registry in the stack's settings (BASE_IMAGE), or bring the image along: "
+            "gpulab_stacks.{stack}.images."
+        ),
     },
     "STACK_BUILD_FAILED": {
         "layer": "stacks",
         "severity": "error",
         "title": "An image of the stack cannot be built",
         "cause": "A step of its Dockerfile failed; the output has it. What ran before still runs.",
-        "remedy": "Read the output; where packages could not be fetched, set PIP_CONF and CA_BUNDLE in gpulab_stacks.{stack}.settings.",
+        "remedy": (
+            "Read the output; where packages could not be fetched, set PIP_CONF and CA_BUNDLE in "
+            "gpulab_stacks.{stack}.settings."
+        ),
     },
     "STACK_PORT_TAKEN": {
         "layer": "stacks",
@@ -1257,34 +1671,49 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "error",
         "title": "The stack publishes a port below the first that a user may open",
         "cause": "A rootless engine opens ports as its user.",
-        "remedy": "Choose a port from 1024 on in gpulab_stacks.{stack}.settings, or lower net.ipv4.ip_unprivileged_port_start.",
+        "remedy": (
+            "Choose a port from 1024 on in gpulab_stacks.{stack}.settings, or lower "
+            "net.ipv4.ip_unprivileged_port_start."
+        ),
     },
     "STACK_DATA_UNUSABLE": {
         "layer": "stacks",
         "severity": "error",
         "title": "A data folder cannot be made or written to",
         "cause": "It lies where {user} may not write; data folders belong to the stack's user.",
-        "remedy": "Make the folder and give it to {user} (install -d -o {user} FOLDER), or choose another in gpulab_stacks.{stack}.settings.",
+        "remedy": (
+            "Make the folder and give it to {user} (install -d -o {user} FOLDER), or choose another in "
+            "gpulab_stacks.{stack}.settings."
+        ),
     },
     "STACK_DISK_FULL": {
         "layer": "stacks",
         "severity": "error",
         "title": "There is no space left for the stack",
         "cause": "The file system with the engine's data root is full.",
-        "remedy": "As {user}: docker system df; docker image prune; docker builder prune. Do not restart the engine before there is space: it would not come back.",
+        "remedy": (
+            "As {user}: docker system df; docker image prune; docker builder prune. Do not restart the engine "
+            "before there is space: it would not come back."
+        ),
     },
     "STACK_UNHEALTHY": {
         "layer": "stacks",
         "severity": "error",
         "title": "The stack was started and is not well",
         "cause": "A service ended, keeps restarting, or its health check fails; what it said last is above.",
-        "remedy": "As {user} in ~/gpulab/stacks/{stack}: docker compose ps -a; docker compose logs. A slow start needs a longer compose_stacks_wait_timeout.",
+        "remedy": (
+            "As {user} in ~/gpulab/stacks/{stack}: docker compose ps -a; docker compose logs. A slow start needs "
+            "a longer compose_stacks_wait_timeout."
+        ),
     },
     "STACK_BUSY": {
         "layer": "stacks",
         "severity": "error",
         "title": "Another run is at work on this stack",
-        "cause": "Two runs were started, or one goes on whose controller was interrupted: it is likely to be building an image.",
+        "cause": (
+            "Two runs were started, or one goes on whose controller was interrupted: it is likely to be building "
+            "an image."
+        ),
         "remedy": "Wait, and run again; on the host: ps -fu {user}.",
     },
     "STACK_DOWN_FAILED": {

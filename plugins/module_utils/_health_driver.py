@@ -8,6 +8,7 @@ import re
 
 from ansible_collections.gpulab.fleet.plugins.module_utils import _health_facts as facts
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding
+from ansible_collections.gpulab.fleet.plugins.module_utils._floors import DRIVER_FLOOR, dotted
 from ansible_collections.gpulab.fleet.plugins.module_utils._health import Check, Seen
 from ansible_collections.gpulab.fleet.plugins.module_utils._health_view import HostView, Unreadable
 from ansible_collections.gpulab.fleet.plugins.module_utils._nvml import CODES, code_finding
@@ -15,7 +16,6 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._settings import UUID
 
 LIBRARY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
 NO_DEVICES = 6  # nvidia-smi's exit code for "No devices were found"
-OLDEST_DRIVER = (525,)
 
 # Xid numbers that speak of the GPU, its memory, its links or its firmware, and not of a program's mistake.
 XID_HARDWARE = {
@@ -67,8 +67,8 @@ def answers(host: HostView) -> Seen:
     if library is not None and library != loaded:
         yield finding("NVML_LIBRARY_MISMATCH", f"module {loaded}, library {library}")
         return
-    if facts.version(loaded) < OLDEST_DRIVER:
-        yield finding("DRIVER_TOO_OLD", f"driver {loaded}", oldest=".".join(map(str, OLDEST_DRIVER)))
+    if facts.version(loaded) < DRIVER_FLOOR:
+        yield finding("DRIVER_TOO_OLD", f"driver {loaded}", oldest=dotted(DRIVER_FLOOR))
     try:
         smi = facts.smi(host)
     except Unreadable as error:

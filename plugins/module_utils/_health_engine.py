@@ -10,11 +10,11 @@ from urllib.parse import quote
 from ansible_collections.gpulab.fleet.plugins.module_utils import _health_facts as facts
 from ansible_collections.gpulab.fleet.plugins.module_utils._cdi import GAVE_UP
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding
+from ansible_collections.gpulab.fleet.plugins.module_utils._floors import ENGINE_FLOOR
 from ansible_collections.gpulab.fleet.plugins.module_utils._health import Check, Seen
 from ansible_collections.gpulab.fleet.plugins.module_utils._health_view import HostView, Unreadable
 
 ROOTFUL_SOCKET = "/run/docker.sock"
-ENGINE_FLOOR = (26, 1)
 ENGINE_CDI_DEFAULT = (28, 2)
 # Spelled like their command line flags; dockerd accepts these keys and does not use them.
 SINGULAR_KEYS = {"cdi-spec-dir": "cdi-spec-dirs", "insecure-registry": "insecure-registries"}

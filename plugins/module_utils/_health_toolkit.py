@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from ansible_collections.gpulab.fleet.plugins.module_utils import _health_facts as facts
 from ansible_collections.gpulab.fleet.plugins.module_utils._cdi import KIND, SPEC_NAME, all_edits, device_names
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding
+from ansible_collections.gpulab.fleet.plugins.module_utils._floors import TOOLKIT_FLOOR, dotted
 from ansible_collections.gpulab.fleet.plugins.module_utils._health import Check, Seen
 from ansible_collections.gpulab.fleet.plugins.module_utils._health_view import HostView, Unreadable
 
-TOOLKIT_FLOOR = (1, 19, 1)
 CONFIG = "/etc/nvidia-container-runtime/config.toml"
 SYSTEM_FOLDERS = ("/etc/cdi", "/run/cdi")  # /var/run is a link to /run
 SPEC_SUFFIXES = (".json", ".yaml", ".yml")
@@ -102,7 +102,7 @@ def toolkit(host: HostView) -> Seen:
     if len(versions) > 1:
         yield finding("TOOLKIT_VERSIONS_MIXED", seen)
     if any(facts.version(each) < TOOLKIT_FLOOR for each in versions):
-        yield finding("TOOLKIT_VERSION_REFUSED", seen, floor=".".join(map(str, TOOLKIT_FLOOR)))
+        yield finding("TOOLKIT_VERSION_REFUSED", seen, floor=dotted(TOOLKIT_FLOOR))
 
 
 def global_settings(host: HostView) -> Seen:

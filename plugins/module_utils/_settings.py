@@ -14,9 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding
-
-ENGINE_FLOOR = (26, 1)
-TOOLKIT_FLOOR = (1, 19, 1)
+from ansible_collections.gpulab.fleet.plugins.module_utils._floors import ENGINE_FLOOR, TOOLKIT_FLOOR, dotted
 
 USER_NAME = r"[a-z_][a-z0-9_.-]*\$?"
 STACK_NAME = r"[a-z0-9][a-z0-9_-]*"
@@ -202,7 +200,7 @@ class _Problems:
         toolkit = self.settings.get("nvidia_container_toolkit_version")
         if _below(toolkit, TOOLKIT_FLOOR):
             seen = f"nvidia_container_toolkit_version = {toolkit}"
-            self.report("TOOLKIT_VERSION_REFUSED", seen, floor=".".join(map(str, TOOLKIT_FLOOR)))
+            self.report("TOOLKIT_VERSION_REFUSED", seen, floor=dotted(TOOLKIT_FLOOR))
 
     def users(self, exists: Exists) -> dict[str, dict[str, Any]]:
         """The users, with a finding for each that cannot be served."""

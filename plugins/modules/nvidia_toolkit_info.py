@@ -66,9 +66,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpulab.fleet.plugins.module_utils._apt import QUERY_FORMAT, parse_dpkg
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from_error, message
+from ansible_collections.gpulab.fleet.plugins.module_utils._floors import TOOLKIT_FLOOR, dotted
 from ansible_collections.gpulab.fleet.plugins.module_utils._gpu_presence import gpu_presence
 
-FLOOR = "1.19.1"
+FLOOR = dotted(TOOLKIT_FLOOR)
 BASE = "nvidia-container-toolkit-base"
 LEGACY = ("nvidia-container-toolkit", "libnvidia-container-tools", "libnvidia-container1")
 

@@ -110,11 +110,11 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._apt import below
 from ansible_collections.gpulab.fleet.plugins.module_utils._daemon_json import FLAG_SPELLINGS
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding, from_error, message
+from ansible_collections.gpulab.fleet.plugins.module_utils._floors import ENGINE_FLOOR, dotted
 from ansible_collections.gpulab.fleet.plugins.module_utils._rootless_engine import Engine, parse_properties
 from ansible_collections.gpulab.fleet.plugins.module_utils._subid import COUNT, of_user, parse
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account, account, as_user
 
-OLDEST = "26.1"
 RECOMMENDED = "28.2"
 START_SCRIPTS = ("/usr/bin/dockerd-rootless.sh", "/usr/share/docker.io/contrib/dockerd-rootless.sh")
 
@@ -197,7 +197,7 @@ class RootlessUser:
 def judge(result: dict[str, Any], user: str) -> list[dict[str, Any]]:
     """Findings about an engine that runs; too old a one is an error."""
     version = result["engine"].get("version", "")
-    if version and below(version, OLDEST):
+    if version and below(version, dotted(ENGINE_FLOOR)):
         raise FleetError("ENGINE_TOO_OLD", f"{user}'s engine is {version}")
     findings = []
     if version and below(version, RECOMMENDED):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -50,7 +51,9 @@ def test_engines_come_up_by_themselves(host: Any, users: dict[str, Any]) -> None
     for user in users:
         uid = host.user(user).uid
         assert host.file(f"/var/lib/systemd/linger/{user}").exists
-        enabled = host.run(f"runuser -u {user} -- env XDG_RUNTIME_DIR=/run/user/{uid} systemctl --user is-enabled docker")
+        enabled = host.run(
+            f"runuser -u {user} -- env XDG_RUNTIME_DIR=/run/user/{uid} systemctl --user is-enabled docker"
+        )
         assert enabled.stdout.strip() == "enabled", enabled.stderr
 
 
@@ -68,7 +71,7 @@ def test_subordinate_ids_do_not_overlap(host: Any, users: dict[str, Any]) -> Non
             name, start, count = line.split(":")
             ranges.append((int(start), int(start) + int(count), name))
         ranges.sort()
-        for low, high in zip(ranges, ranges[1:], strict=False):
+        for low, high in itertools.pairwise(ranges):
             assert low[1] <= high[0], f"{path}: {low} overlaps {high}"
         assert set(users) <= {name for _, _, name in ranges}
 
@@ -100,7 +103,9 @@ def test_containers_see_their_gpu_and_no_other(host: Any, users: dict[str, Any],
         image = login(host, user, "docker images -q gpulab/probe").stdout.split()[0]
         for uuid in mine:
             run = login(
-                host, user, f"docker run --rm --network none --entrypoint nvidia-smi --device nvidia.com/gpu={uuid} {image} -L"
+                host,
+                user,
+                f"docker run --rm --network none --entrypoint nvidia-smi --device nvidia.com/gpu={uuid} {image} -L",
             )
             assert run.rc == 0, run.stderr
             assert run.stdout.count("UUID") == 1, run.stdout
