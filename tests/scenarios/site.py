@@ -105,6 +105,11 @@ class Site:
         quoted = command.replace("'", "'\\''")
         return self.ssh(f"su - {user} -c '{quoted}'", host, check)
 
+    def probe(self, user: str = "trainer") -> tuple[str, str]:
+        """The probe's image in a user's engine, and the Python in it (the host's own, under its real name)."""
+        image = self.login(user, "docker images -q gpulab/probe").split()[0]
+        return image, self.ssh("readlink -f /usr/bin/python3").strip()
+
 
 def parse(rc: int, stdout: str, stderr: str) -> Result:
     """The JSON callback's document, flattened to one entry a task and host."""

@@ -52,11 +52,11 @@ def test_installed_collection_does_what_the_clone_does(converged: Site, tmp_path
 
 def start_gpu_container(site: Site) -> str:
     """A container with a GPU and a restart policy; returns the command that asks it for its GPU."""
-    image = site.login("trainer", "docker images -q gpulab/probe").split()[0]
+    image, python = site.probe()
     site.login(
         "trainer",
         "docker run -d --name keeper --network none --restart unless-stopped --device nvidia.com/gpu=1 "
-        f"--entrypoint /usr/bin/python3 {image} -c 'import time; time.sleep(1e6)'",
+        f"--entrypoint {python} {image} -c 'import time; time.sleep(1e6)'",
     )
     return "docker exec keeper nvidia-smi -L"
 

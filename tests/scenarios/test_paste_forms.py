@@ -72,23 +72,19 @@ def outcome(site: Site, command: str) -> tuple[str, str]:
     return REFUSED, out
 
 
-def image(site: Site) -> str:
-    return site.login("trainer", "docker images -q gpulab/probe").split()[0]
-
-
 @pytest.mark.parametrize(("form", "expected"), RUN, ids=[form for form, _ in RUN])
 def test_docker_run(engine: tuple[str, Site], form: str, expected: dict[str, str]) -> None:
     version, site = engine
-    got, out = outcome(
-        site, f'docker run --rm --network none {form} --entrypoint /usr/bin/python3 {image(site)} -c "{LOOK}"'
-    )
+    image, python = site.probe()
+    got, out = outcome(site, f'docker run --rm --network none {form} --entrypoint {python} {image} -c "{LOOK}"')
     assert got == expected[version], out
 
 
 @pytest.mark.parametrize(("form", "expected"), COMPOSE, ids=[form for form, _ in COMPOSE])
 def test_compose(engine: tuple[str, Site], form: str, expected: dict[str, str]) -> None:
     version, site = engine
-    service = {"image": image(site), "network_mode": "none", "entrypoint": ["/usr/bin/python3", "-c", LOOK]}
+    image, python = site.probe()
+    service = {"image": image, "network_mode": "none", "entrypoint": [python, "-c", LOOK]}
     project = yaml.safe_dump({"services": {"ask": {**service, **yaml.safe_load(form)}}})
     folder = "/home/trainer/paste"
     packed = base64.b64encode(project.encode()).decode()
