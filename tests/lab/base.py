@@ -16,7 +16,7 @@ from pathlib import Path
 
 from . import carry
 from .settings import CACHE, LabError, say
-from .system import lock, remove_tree
+from .system import lock, remove_tree, spread
 
 SUITES = ("bookworm", "trixie", "forky")
 HOST_PACKAGES = (
@@ -143,9 +143,10 @@ def _carried(folder: Path) -> Path:
 
 def _build(path: Path, suite: str, packages: str, recipe: str, options: list[str], handle: int) -> None:
     # Only the holder of the lock is here, so what lies there is of a build that was killed.
-    work = path.with_suffix(".work")
     for stale in CACHE.glob(f"{path.name.split('-')[0]}-{suite}-*.work"):
         remove_tree(stale)
+    spread(CACHE)
+    work = path.with_suffix(f".{os.urandom(6).hex()}.work")
     work.mkdir(parents=True)
     try:
         carried = _carried(work / "carried")

@@ -59,10 +59,10 @@ def create(name: str, suite: str | None, posed: str | None, gpus: int, faults: l
     key = ssh_key()
     sweep()
     with records.held(name):
-        if records.names().count(name):
-            if records.load(name) is not None and records.get(name).phase == "ready":
-                raise LabError(f"there is a host {name} already (lab destroy {name} removes it)")
-            _remove(name)
+        found = records.load(name)
+        if found is not None and found.phase == "ready":
+            raise LabError(f"there is a host {name} already (lab destroy {name} removes it)")
+        _remove(name)  # what a killed command left
         if Path("/run/netns", network.namespace(name)).exists():
             raise LabError(f"network namespace {network.namespace(name)} is there already, and not of this lab")
         now = datetime.datetime.now(tz=datetime.timezone.utc).isoformat(timespec="seconds")
@@ -297,6 +297,8 @@ def _remove(name: str) -> None:
             if path.name != "host.json":
                 remove_tree(path)
         remove_tree(folder)
+    for unplaced in records.unplaced(name):
+        remove_tree(unplaced)
 
 
 def destroy(name: str) -> None:
@@ -310,7 +312,7 @@ def destroy(name: str) -> None:
 
 def sweep() -> None:
     """Remove what interrupted commands left: no command holds it, and it never became a host or is none any more."""
-    for name in records.names():
+    for name in {*records.names(), *(path.name.split(".")[1] for path in records.unplaced())}:
         record = records.load(name)
         if (record is None or record.phase != "ready") and not is_locked(records.lock_path(name)):
             with contextlib.suppress(LabError, Busy), records.held(name):

@@ -4,6 +4,7 @@ So whatever is found there can be removed by name, and nothing else ever is.
 """
 
 import contextlib
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from . import cgroup, network
 from .settings import FIRST_ADDRESS, LAST_ADDRESS, STATE, LabError, address
-from .system import Busy, is_locked, lock, process_runs, read_json, write_json
+from .system import Busy, is_locked, lock, process_runs, read_json, spread, write_json
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,38}[a-z0-9]|[a-z]")
 
@@ -54,6 +55,21 @@ def folder(name: str) -> Path:
     return STATE / "hosts" / name
 
 
+def fresh_folder(name: str) -> Path:
+    """An empty folder for a host, to be filled and then renamed into place; what is left of one goes with the host."""
+    hosts = STATE / "hosts"
+    hosts.mkdir(parents=True, exist_ok=True)
+    spread(hosts)
+    path = hosts / f".{name}.{os.urandom(6).hex()}"  # a name that never was, for a place of its own
+    path.mkdir(mode=0o755)
+    return path
+
+
+def unplaced(name: str = "*") -> list[Path]:
+    """Fresh folders whose command died before it could rename them (or is still at work)."""
+    return list((STATE / "hosts").glob(f".{name}.*"))
+
+
 def lock_path(name: str) -> Path:
     return STATE / "locks" / name
 
@@ -76,7 +92,9 @@ def held(name: str) -> Iterator[None]:
 
 def names() -> list[str]:
     hosts = STATE / "hosts"
-    return sorted(path.name for path in hosts.iterdir() if path.is_dir()) if hosts.is_dir() else []
+    if not hosts.is_dir():
+        return []
+    return sorted(path.name for path in hosts.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def load(name: str) -> Record | None:
@@ -114,8 +132,9 @@ def claim(record: Record) -> None:
         else:
             raise LabError(f"all {span} addresses are in use")
         record.number = number
-        record.folder.mkdir(parents=True, exist_ok=True)
-        record.save()
+        fresh = fresh_folder(record.name)
+        write_json(fresh / "host.json", asdict(record))
+        fresh.rename(record.folder)
         write_json(STATE / "last-address.json", number)
 
 

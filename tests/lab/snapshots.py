@@ -22,13 +22,19 @@ def listed(record: Record) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if NAME.fullmatch(path.name)) if folder.is_dir() else []
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(record: Record, source: Path, target: Path) -> None:
     """Exact: owners, modes, times, links, holes, devices, access lists and attributes; whole or not at all."""
-    partial = target.with_name(f".{target.name}.partial")
-    remove_tree(partial)
-    run([*WITH_US, "cp", "--archive", "--one-file-system", "--sparse=always", "--reflink=auto", source, partial])
-    remove_tree(target)
-    partial.rename(target)
+    for unplaced in records.unplaced(record.name):
+        remove_tree(unplaced)  # of a copy that did not come to its end
+    copy = records.fresh_folder(record.name)
+    run([*WITH_US, "cp", "--archive", "--one-file-system", "--sparse=always", "--reflink=auto", f"{source}/.", copy])
+    if target.exists():
+        old = records.fresh_folder(record.name)
+        target.rename(old)
+        copy.rename(target)
+        remove_tree(old)
+    else:
+        copy.rename(target)
 
 
 def take(name: str, snapshot: str) -> None:
@@ -38,7 +44,7 @@ def take(name: str, snapshot: str) -> None:
         target = _path(record, snapshot)
         target.parent.mkdir(exist_ok=True)
         with cgroup.frozen(name):
-            _copy(record.root, target)
+            _copy(record, record.root, target)
 
 
 def restore(name: str, snapshot: str) -> None:
@@ -50,6 +56,6 @@ def restore(name: str, snapshot: str) -> None:
             raise LabError(f"{name} has no snapshot {snapshot} (there are: {', '.join(listed(record)) or 'none'})")
         ran = records.status(name) == "running"
         hosts.clear_runtime(record)
-        _copy(source, record.root)
+        _copy(record, source, record.root)
         if ran:
             hosts.boot(record)

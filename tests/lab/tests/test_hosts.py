@@ -23,7 +23,8 @@ pytestmark = pytest.mark.host
 
 def leftovers(name: str, number: int) -> list[str]:
     """Everything of a host that a removal could have forgotten."""
-    found = [f"file {path}" for path in (records.folder(name), records.lock_path(name)) if path.exists()]
+    files = [records.folder(name), records.lock_path(name), *records.unplaced(name)]
+    found = [f"file {path}" for path in files if path.exists()]
     if Path("/run/netns", network.namespace(name)).exists():
         found.append("network namespace")
     alias = Path("/sys/class/net", network.link(number), "ifalias")
@@ -314,6 +315,32 @@ def test_what_others_made_is_left_alone(name: str) -> None:
         assert not records.folder(name).exists()
     finally:
         subprocess.run(["ip", "netns", "del", network.namespace(name)], check=True)
+
+
+def test_a_killed_snapshot_leaves_the_host_and_goes_with_it(name: str) -> None:
+    host = api.create(name, gpus=0)
+    number = records.get(name).number
+    with subprocess.Popen([str(LAB / "lab"), "snapshot", name, "half"]) as command:
+        until(lambda: any((folder / "usr").exists() for folder in records.unplaced(name)))
+        system.send(command.pid)
+    assert records.unplaced(name), "it was quicker than the signal"
+    assert host.run("echo runs on", timeout=10).stdout
+    assert lab("restore", name, "half", check=False).returncode == 1
+    lab("snapshot", name, "whole")
+    assert not records.unplaced(name)
+    lab("destroy", name)
+    assert leftovers(name, number) == []
+
+
+def test_hosts_lie_apart_on_the_disk(host: api.Host) -> None:
+    if subprocess.run(["stat", "-f", "-c", "%T", host.root], capture_output=True, text=True).stdout != "ext2/ext3\n":
+        pytest.skip("only ext4 needs it")
+    first, second = (records.fresh_folder("labtest-none") for _ in range(2))
+    try:
+        assert abs(first.stat().st_ino - second.stat().st_ino) > 1000
+    finally:
+        first.rmdir()
+        second.rmdir()
 
 
 # --- several, and what they share -------------------------------------------------------------------------------------
