@@ -306,7 +306,6 @@ def destroy(name: str) -> None:
         records.get(name)  # says which there are
     with records.held(name):
         _remove(name)
-        records.lock_path(name).unlink(missing_ok=True)
     network.down_if_unused()
 
 
@@ -318,4 +317,3 @@ def sweep() -> None:
             with contextlib.suppress(LabError, Busy), records.held(name):
                 say(f"{name}: left by an interrupted command, removing it")
                 _remove(name)
-                records.lock_path(name).unlink(missing_ok=True)

@@ -87,7 +87,11 @@ def held(name: str) -> Iterator[None]:
                 if time.monotonic() > deadline:
                     raise LabError(f"another command is at work on {name}") from None
                 time.sleep(0.05)
-        yield
+        try:
+            yield
+        finally:
+            if not folder(name).exists():  # nothing left to protect
+                lock_path(name).unlink(missing_ok=True)
 
 
 def names() -> list[str]:

@@ -274,7 +274,7 @@ def interrupted(name: str, stage: str, number: int) -> int:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_create_cleans_up(name: str, stage: str, number: int) -> None:
     address = interrupted(name, stage, number)
-    assert [left for left in leftovers(name, address) if "locks" not in left] == []
+    assert leftovers(name, address) == []
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -312,7 +312,7 @@ def test_what_others_made_is_left_alone(name: str) -> None:
         refused = lab("create", name, "--gpus", "0", check=False)
         assert refused.returncode == 1 and "not of this lab" in refused.stderr
         assert Path("/run/netns", network.namespace(name)).exists()
-        assert not records.folder(name).exists()
+        assert not records.folder(name).exists() and not records.lock_path(name).exists()
     finally:
         subprocess.run(["ip", "netns", "del", network.namespace(name)], check=True)
 
