@@ -52,8 +52,8 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
 
 
 @pytest.fixture(scope="session")
-def converged_once(hosts: Hosts) -> Site:
-    """A host with two GPUs, converged, and a snapshot of it called `converged`."""
+def main_host(hosts: Hosts) -> Site:
+    """A host with two GPUs, with snapshots of it: `fresh`, and `converged` after site.yml."""
     site = hosts.site("scn-main")
     lab("snapshot", "scn-main", "fresh")
     site.run().ok()
@@ -62,17 +62,16 @@ def converged_once(hosts: Hosts) -> Site:
 
 
 @pytest.fixture
-def converged(converged_once: Site) -> Iterator[Site]:
-    """The converged host; brought back to its snapshot afterwards, so a test may break it."""
-    yield converged_once
+def converged(main_host: Site) -> Site:
+    """The converged host, whatever the test before did to it."""
     lab("restore", "scn-main", "converged")
-    converged_once.set(ONE_USER)
+    main_host.set(ONE_USER)
+    return main_host
 
 
 @pytest.fixture
-def fresh(converged_once: Site) -> Iterator[Site]:
-    """The same host as it was before anything was installed; afterwards converged again."""
+def fresh(main_host: Site) -> Site:
+    """The same host as it was before anything was installed."""
     lab("restore", "scn-main", "fresh")
-    yield converged_once
-    lab("restore", "scn-main", "converged")
-    converged_once.set(ONE_USER)
+    main_host.set(ONE_USER)
+    return main_host
