@@ -12,6 +12,13 @@ from .discover import Edits, Options
 from .log import LOG, Failure
 
 LOW_LEVEL = "runc"
+JIT_KIND = "runtime.nvidia.com/gpu"  # described for the container at hand, from all GPUs of the host
+CREATING = "failed to create NVIDIA Container Runtime"
+MODIFYING = "could not apply required modification to OCI specification: error modifying OCI spec"
+
+
+class Unresolvable(Failure):
+    """A device that no specification names."""
 
 
 def _argument(arguments: list[str], *names: str) -> str:
@@ -64,18 +71,42 @@ def apply(config: dict[str, Any], edits: Edits) -> None:
         user["additionalGids"] = sorted({*user.get("additionalGids", []), *groups})
 
 
-def _from_folders(names: list[str], kind: str, folders: list[str]) -> list[Edits]:
-    """The edits of devices in the specifications that are there."""
-    for folder in reversed(folders):
+def _from_folders(names: list[str], folders: list[str]) -> list[Edits]:
+    """The edits of devices, by qualified name, in the specifications that are there; a later folder's win."""
+    known: dict[str, tuple[Edits, Edits]] = {}
+    for folder in folders:
         for name in host.listing(folder):
-            document = plainyaml.load(host.at(f"{folder}/{name}").read_text())
-            if document.get("kind") != kind:
+            if not name.endswith((".json", ".yaml")):
                 continue
-            known = {str(device["name"]): device["containerEdits"] for device in document["devices"]}
-            if all(wanted in known for wanted in names):
-                return [document["containerEdits"], *(known[wanted] for wanted in names)]
-    missing = ", ".join(f"{kind}={name}" for name in names)
-    raise Failure(f"failed to inject CDI devices: unresolvable CDI devices {missing}")
+            document = plainyaml.load(host.at(f"{folder}/{name}").read_text())
+            for device in document["devices"]:
+                qualified = f"{document['kind']}={device['name']}"
+                known[qualified] = (document.get("containerEdits", {}), device["containerEdits"])
+    if missing := [name for name in names if name not in known]:
+        raise Unresolvable(f"failed to inject CDI devices: unresolvable CDI devices {', '.join(missing)}")
+    edits: list[Edits] = []
+    for name in names:
+        common, own = known[name]
+        edits += [own] if common in edits else [common, own]
+    return edits
+
+
+def _just_in_time(ids: list[str]) -> list[Edits]:
+    made = spec.generate(ids, ["uuid"], False, JIT_KIND, Options())
+    return [made["containerEdits"], *(device["containerEdits"] for device in made["devices"])]
+
+
+def _cdi(wanted: list[str], chosen: dict[str, Any]) -> list[Edits]:
+    """Mode cdi: what the files in spec-dirs say, unless the value asks for the kind that is made just in time."""
+    table = "nvidia-container-runtime.modes.cdi"
+    kind, folders = settings.option(chosen, table, "default-kind"), settings.option(chosen, table, "spec-dirs")
+    names = [name if "=" in name else f"{kind}={name}" for name in wanted]
+    automatic = [name.partition("=")[2] for name in names if name.startswith(f"{JIT_KIND}=")]
+    if automatic and len(automatic) != len(names):
+        raise Failure(
+            "requesting a CDI device with vendor 'runtime.nvidia.com' is not supported when requesting other CDI devices"
+        )
+    return _just_in_time(automatic) if automatic else _from_folders(names, folders)
 
 
 def inject(bundle: Path) -> None:
@@ -92,14 +123,10 @@ def inject(bundle: Path) -> None:
         entry = {"path": path_of_hook, "args": ["nvidia-container-runtime-hook", "prestart"]}
         config.setdefault("hooks", {}).setdefault("prestart", []).append(entry)
     elif mode == "cdi":
-        table = "nvidia-container-runtime.modes.cdi"
-        kind, folders = settings.option(chosen, table, "default-kind"), settings.option(chosen, table, "spec-dirs")
-        names = [name.rpartition("=")[2] for name in wanted]
-        for edits in _from_folders(names, kind, folders):
+        for edits in _cdi(wanted, chosen):
             apply(config, edits)
-    else:  # auto is jit-cdi: a specification made for this container
-        made = spec.generate(wanted, ["uuid"], False, "runtime.nvidia.com/gpu", Options())
-        for edits in [made["containerEdits"], *(device["containerEdits"] for device in made["devices"])]:
+    else:  # auto is jit-cdi
+        for edits in _just_in_time([name.rpartition("=")[2] for name in wanted]):
             apply(config, edits)
     path.write_text(json.dumps(config))
 
@@ -120,7 +147,7 @@ def run() -> int:
         if "create" in arguments:
             inject(Path(_argument(arguments, "--bundle", "-b") or "."))
     except (Failure, OSError, ValueError) as error:
-        _tell(arguments, f"failed to create NVIDIA Container Runtime: {error}")
+        _tell(arguments, f"{MODIFYING if isinstance(error, Unresolvable) else CREATING}: {error}")
         return 1
     try:
         os.execvp(LOW_LEVEL, [LOW_LEVEL, *arguments])
