@@ -10,6 +10,8 @@ LAB := tests/lab/lab
 # What a bare Debian or Ubuntu lacks; `tests/lab/lab check` names what is still missing.
 PACKAGES := python3-venv mmdebstrap debootstrap systemd-container iproute2 iptables openssh-client \
   gcc libc6-dev gpg gpg-agent gpgv debian-archive-keyring zstd
+# Hosts spend much of their time waiting: a file more than there are cores.
+JOBS := $(shell echo $$(( $$(nproc) + 1 )))
 SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
 
 .PHONY: help deps lint types unit molecule scenarios test demo demo-clean bench lock docs
@@ -45,10 +47,12 @@ unit: deps
 	@echo "==> unit tests"; $(RUN) pytest tests/unit
 
 molecule: deps
-	@for s in $(or $(S),$(SCENARIOS)); do echo "==> molecule $$s"; $(RUN) molecule test --no-command-borders --scenario-name $$s || exit 1; done
+	@$(RUN) tests/tools/molecule-all $(or $(S),$(SCENARIOS))
 
 scenarios: deps
-	@echo "==> lab and scenario tests"; $(RUN) pytest tests/lab tests/scenarios
+	@echo "==> the lab itself"; $(RUN) pytest tests/lab/tests
+	@echo "==> the lab's parts and the scenarios, $(JOBS) files at a time"
+	@$(RUN) pytest -n $(JOBS) --dist loadfile tests/lab/mirror tests/lab/driver tests/lab/toolkit tests/scenarios
 
 test: lint unit scenarios molecule
 	@echo "==> all tests passed"

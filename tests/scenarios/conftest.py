@@ -54,17 +54,19 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
 @pytest.fixture(scope="session")
 def main_host(hosts: Hosts) -> Site:
     """A host with two GPUs, with snapshots of it: `fresh`, and `converged` after site.yml."""
-    site = hosts.site("scn-main")
-    lab("snapshot", "scn-main", "fresh")
+    # Tests run in several processes, a file in one of them: each process has a main host of its own.
+    name = f"scn-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
+    site = hosts.site(name)
+    lab("snapshot", name, "fresh")
     site.run().ok()
-    lab("snapshot", "scn-main", "converged")
+    lab("snapshot", name, "converged")
     return site
 
 
 @pytest.fixture
 def converged(main_host: Site) -> Site:
     """The converged host, whatever the test before did to it."""
-    lab("restore", "scn-main", "converged")
+    lab("restore", main_host.hosts[0], "converged")
     main_host.set(ONE_USER)
     return main_host
 
@@ -72,6 +74,6 @@ def converged(main_host: Site) -> Site:
 @pytest.fixture
 def fresh(main_host: Site) -> Site:
     """The same host as it was before anything was installed."""
-    lab("restore", "scn-main", "fresh")
+    lab("restore", main_host.hosts[0], "fresh")
     main_host.set(ONE_USER)
     return main_host

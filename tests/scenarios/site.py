@@ -129,7 +129,7 @@ def parse(rc: int, stdout: str, stderr: str) -> Result:
                         "changed": bool(outcome.get("changed")),
                         "failed": bool(outcome.get("failed") or outcome.get("unreachable")),
                         "skipped": bool(outcome.get("skipped")),
-                        "msg": str(outcome.get("msg", "")),
+                        "msg": "\n".join(str(part.get("msg", "")) for part in [outcome, *outcome.get("results", [])]),
                         "result": outcome,
                     }
                 )

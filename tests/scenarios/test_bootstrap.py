@@ -38,7 +38,9 @@ def workstation(hosts: Hosts) -> Site:
 def bootstrap(site: Site, password: str, *options: str) -> str:
     """Run it on a terminal, as a person does, and type the password."""
     command = f"cd fleet && ./bootstrap -e @$HOME/site.json {' '.join(options)}"
-    return site.login("trainer", f"(sleep 2; printf '%s\\n' '{password}') | script -qefc '{command}' /dev/null", check=False)
+    return site.login(
+        "trainer", f"(sleep 2; printf '%s\\n' '{password}') | script -qefc '{command}' /dev/null", check=False
+    )
 
 
 def test_without_a_terminal_it_says_why_it_cannot_ask(workstation: Site) -> None:

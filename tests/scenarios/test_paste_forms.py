@@ -57,9 +57,8 @@ def engine(request: pytest.FixtureRequest, hosts: Hosts) -> Iterator[tuple[str, 
     version = str(request.param)
     site = hosts.site(f"scn-forms{version[:2]}")
     pins = {"engine": version, **COMPANIONS.get(version, {})}
-    site.set(
-        {"gpulab_users": {"trainer": {"gpus": "all"}}, **{f"rootless_docker_{k}_version": v for k, v in pins.items()}}
-    )
+    users = {"trainer": {"gpus": "all"}, "guest": {"gpus": [1]}, "bare": {"create": True}}
+    site.set({"gpulab_users": users, **{f"rootless_docker_{k}_version": v for k, v in pins.items()}})
     site.run().ok()
     yield version, site
 
@@ -92,3 +91,44 @@ def test_compose(engine: tuple[str, Site], form: str, expected: dict[str, str]) 
     got, out = outcome(site, f"cd {folder}; docker compose up --no-log-prefix")
     site.login("trainer", f"cd {folder}; docker compose down -t 1", check=False)
     assert got == expected[version], out
+
+
+WHICH = "import os, sys; sys.stdout.write(repr(sorted(n for n in os.listdir('/dev') if n[6:].isdigit())))"
+UUID = "GPU-12345678-1234-1234-1234-12345678000"
+
+
+@pytest.mark.parametrize(
+    ("visible", "got"),
+    [
+        ("all", "['nvidia1']"),
+        ("1", "['nvidia1']"),
+        (f"{UUID}1", "['nvidia1']"),
+        ("0", "unresolvable CDI devices nvidia.com/gpu=0"),
+        (f"{UUID}0", f"unresolvable CDI devices nvidia.com/gpu={UUID}0"),
+    ],
+)
+def test_the_runtime_gives_a_user_only_their_own_gpus(engine: tuple[str, Site], visible: str, got: str) -> None:
+    _, site = engine
+    image, python = site.probe("guest")
+    run = f"docker run --rm --network none --runtime=nvidia -e NVIDIA_VISIBLE_DEVICES={visible} --entrypoint {python}"
+    assert got in site.login("guest", f'{run} {image} -c "{WHICH}" 2>&1', check=False)
+
+
+def test_a_device_that_is_named_wins_over_the_runtimes_all(engine: tuple[str, Site]) -> None:
+    """How a stack's own `runtime: nvidia` and the GPU that the stack was given go together."""
+    _, site = engine
+    image, python = site.probe()
+    run = "docker run --rm --network none --runtime=nvidia -e NVIDIA_VISIBLE_DEVICES=all --device nvidia.com/gpu=1"
+    assert "['nvidia1']" in site.login("trainer", f'{run} --entrypoint {python} {image} -c "{WHICH}" 2>&1', check=False)
+
+
+def test_who_has_no_gpus_has_no_such_runtime(engine: tuple[str, Site]) -> None:
+    _, site = engine
+    runtimes = site.login("bare", "docker info --format '{{json .Runtimes}}'")
+    assert '"runc"' in runtimes and '"nvidia"' not in runtimes
+
+
+def test_nothing_is_left_to_do(engine: tuple[str, Site]) -> None:
+    _, site = engine
+    assert site.run("site.yml", "--check").ok().changed == []
+    assert site.run().ok().changed == []

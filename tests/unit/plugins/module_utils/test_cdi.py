@@ -406,6 +406,13 @@ NODE = (
 )
 
 
+BY_RUNTIME = (
+    "failed to create task for container: failed to create shim task: OCI runtime create failed: could not apply "
+    "required modification to OCI specification: error modifying OCI spec: failed to inject CDI devices: "
+    "unresolvable CDI devices nvidia.com/gpu=0"
+)
+
+
 def container(
     error: str = INJECTION, policy: str = "unless-stopped", status: str = "exited", gpu: str | None = "nvidia.com/gpu=0"
 ) -> dict[str, Any]:
@@ -416,6 +423,29 @@ def container(
         "State": {"Status": status, "Running": status == "running", "ExitCode": 128, "Error": error},
         "HostConfig": {"RestartPolicy": {"Name": policy}, "DeviceRequests": requests},
     }
+
+
+def by_runtime(visible: str) -> dict[str, Any]:
+    """A container of `--runtime=nvidia`, as the engine describes it; its image sets the variable too."""
+    made = container(BY_RUNTIME, gpu=None)
+    made["HostConfig"]["Runtime"] = "nvidia"
+    made["Config"] = {"Env": ["PATH=/bin", f"NVIDIA_VISIBLE_DEVICES={visible}"]}
+    return made
+
+
+@pytest.mark.parametrize(
+    ("visible", "absent"),
+    [
+        ("all", []),
+        ("0,1", ["nvidia.com/gpu=1"]),
+        ("GPU-b", ["nvidia.com/gpu=GPU-b"]),
+        ("nvidia.com/gpu=1", ["nvidia.com/gpu=1"]),
+        ("", []),
+    ],
+)
+def test_given_up_by_nvidias_runtime(visible: str, absent: list[str]) -> None:
+    assert _cdi.has_given_up(by_runtime(visible))
+    assert _cdi.unresolved(by_runtime(visible), ["0", "GPU-a", "all"]) == absent
 
 
 @pytest.mark.parametrize("error", [INJECTION, NO_DRIVER, STALE, NODE])

@@ -8,6 +8,7 @@ import pytest
 from ansible_collections.gpulab.fleet.plugins.module_utils._daemon_json import (
     LOGGING,
     merge,
+    nvidia_runtime,
     ours,
     overlay,
     parse,
@@ -106,6 +107,33 @@ def test_three_way_merge_is_stable(
     assert merged == result
     again = ours(merged, daemon, DIR, wanted)
     assert merge(merged, again, wanted) == merged
+
+
+HAND_MADE = {"args": [], "path": "nvidia-container-runtime"}  # what nvidia-ctk runtime configure writes
+RUNTIMES = "/var/lib/gpulab/runtime/trainer"
+
+
+@pytest.mark.parametrize(
+    ("existing", "daemon", "nvidia"),
+    [
+        ({}, {}, nvidia_runtime(RUNTIMES)),
+        # somebody's own would describe every GPU: nothing of it remains
+        ({"runtimes": {"nvidia": HAND_MADE}}, {}, nvidia_runtime(RUNTIMES)),
+        ({"runtimes": {"nvidia": {"runtimeType": "io.example.v1"}}}, {}, nvidia_runtime(RUNTIMES)),
+        # the inventory's wins
+        ({}, {"runtimes": {"nvidia": HAND_MADE}}, HAND_MADE),
+    ],
+)
+def test_the_nvidia_runtime_comes_whole_and_goes_whole(
+    existing: dict[str, Any], daemon: dict[str, Any], nvidia: dict[str, Any]
+) -> None:
+    existing = overlay({"runtimes": {"crun": {"path": "crun"}}}, existing)
+    wanted = ours(existing, daemon, DIR, {}, RUNTIMES)
+    merged = merge(existing, wanted, {})
+    assert merged["runtimes"] == {"crun": {"path": "crun"}, "nvidia": nvidia}
+    again = ours(merged, daemon, DIR, wanted, RUNTIMES)
+    assert merge(merged, again, wanted) == merged
+    assert merge(merged, ours(merged, {}, DIR, wanted), wanted)["runtimes"] == {"crun": {"path": "crun"}}
 
 
 def test_cdi_is_switched_off_again() -> None:

@@ -1,0 +1,130 @@
+"""The shipped stacks used as a person uses them, and everything that happens to a host without Ansible."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .conftest import ONE_USER, Hosts
+from .site import ROOT, Site, lab, stack_in_lab
+
+HOST = "scn-stacks"
+DATA = "/home/trainer/gpulab/data/quickstart"
+
+
+@pytest.fixture(scope="module")
+def site(hosts: Hosts) -> Site:
+    site = hosts.site(HOST)
+    site.set({**ONE_USER, "gpulab_stacks": {"quickstart": stack_in_lab(), "openpi": stack_in_lab()}})
+    site.run().ok()
+    return site
+
+
+def generation(site: Site) -> int:
+    """The newest checkpoint's number, 0 without any."""
+    names = site.ssh(f"ls {DATA}/checkpoints", check=False).split()
+    return max((int(name[4:9]) for name in names if name.endswith(".npz")), default=0)
+
+
+def until(what: str, condition: Callable[[], bool], seconds: float) -> float:
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < seconds, f"{what}: not within {seconds} s"
+        time.sleep(0.5)
+    return time.monotonic() - start
+
+
+def healthy(site: Site, project: str) -> bool:
+    out = site.login("trainer", f"docker compose -p {project} ps -a --format '{{{{.Health}}}}'", check=False)
+    return bool(out.split()) and set(out.split()) == {"healthy"}
+
+
+def test_quickstart_learns_over_the_network_and_leaves_its_work(site: Site) -> None:
+    until("first checkpoint", lambda: generation(site) > 0, 60)
+    assert "events.out.tfevents" in site.ssh(f"ls -R {DATA}/logs")
+    assert site.ssh(f"stat -c %U {DATA}/checkpoints").strip() == "trainer"
+    log = site.login("trainer", "docker logs quickstart-training-1 2>&1")
+    assert log.count("GPU-12345678") >= 1, "the trainer says which GPU it was given"
+    fetch = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8001/health').read())"
+    answer = site.login("trainer", f'python3 -c "{fetch}"')
+    assert "healthy" in answer
+
+
+def test_quickstart_resumes_from_its_last_checkpoint(site: Site) -> None:
+    until("some checkpoints", lambda: generation(site) >= 2, 60)
+    site.login("trainer", "docker stop quickstart-training-1")
+    before = generation(site)
+    site.login("trainer", "docker start quickstart-training-1")
+    until("resumed", lambda: "resum" in site.login("trainer", "docker logs --since 60s quickstart-training-1 2>&1"), 30)
+    assert generation(site) >= before
+
+
+def test_openpi_answers_its_own_client_through_the_published_port(site: Site, tmp_path: Path) -> None:
+    client = ROOT / ".cache" / "openpi-client"
+    python = client / "bin" / "python"
+    if not python.exists():
+        subprocess.run(["/usr/bin/python3", "-m", "venv", str(client)], check=True)
+        lock = ROOT / "stacks" / "openpi" / "small" / "requirements.txt"
+        subprocess.run([str(python), "-m", "pip", "install", "-qq", "--require-hashes", "-r", str(lock)], check=True)
+    listing = next(h for h in json.loads(lab("list", "--json")) if h["name"] == HOST)
+    tunnel = subprocess.Popen(
+        [
+            "ssh", "-N", "-i", listing["identity_file"], "-o", "StrictHostKeyChecking=no", "-o", "LogLevel=ERROR",
+            "-o", "UserKnownHostsFile=/dev/null", "-o", "ExitOnForwardFailure=yes",
+            "-L", "18000:127.0.0.1:8000", f"root@{listing['ip']}",
+        ]
+    )  # fmt: skip
+    try:
+        time.sleep(1.5)
+        ask = subprocess.run(
+            [str(python), str(Path(__file__).parent / "openpi_ask.py"), "18000"],
+            capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path,
+        )  # fmt: skip
+    finally:
+        tunnel.terminate()
+        tunnel.wait()
+    assert ask.returncode == 0, ask.stderr
+    assert ask.stdout.split() == ["(10,", "7)", "float32"]
+
+
+def test_everything_survives_what_happens_to_hosts(site: Site) -> None:
+    """Reboot, power cut, daemon-reload, engine restart, toolkit re-install: no Ansible in between, nothing to change after."""
+    image, python = site.probe()
+    site.login(
+        "trainer",
+        "docker run -d --name keeper --network none --restart unless-stopped --device nvidia.com/gpu=1 "
+        f"--entrypoint {python} {image} -c 'import time; time.sleep(1e6)'",
+    )
+    ask = "docker exec keeper nvidia-smi -L 2>&1"
+    gpu = site.login("trainer", ask)
+    assert gpu.count("GPU-") == 1
+    user = "runuser -u trainer -- env XDG_RUNTIME_DIR=/run/user/1000 systemctl --user"
+    events: dict[str, Callable[[], object]] = {
+        "daemon-reload": lambda: site.ssh(f"systemctl daemon-reload; {user} daemon-reload"),
+        "toolkit re-install": lambda: site.ssh("apt-get -qq install -y --reinstall nvidia-container-toolkit-base"),
+        "spec regeneration": lambda: site.ssh("systemctl restart gpulab-cdi.service"),
+        "engine restart": lambda: site.ssh(f"{user} restart docker"),
+        "reboot": lambda: lab("reboot", HOST),
+        "power cut": lambda: (lab("power-cut", HOST), lab("start", HOST)),
+    }
+    for name, event in events.items():
+        event()
+        until(f"the GPU after {name}", lambda: site.login("trainer", ask, check=False) == gpu, 45)
+        until(f"the stacks after {name}", lambda: healthy(site, "quickstart") and healthy(site, "openpi"), 90)
+    site.login("trainer", "docker rm -f keeper")
+    assert site.run().ok().changed == []
+
+
+def test_a_stack_is_not_given_to_a_host_whose_proof_fails(site: Site) -> None:
+    lab("gpu", HOST, "fault", "wrong-result")
+    assert site.run("playbooks/verify.yml").rc != 0
+    refused = site.run("playbooks/deploy.yml")
+    lab("gpu", HOST, "mend")
+    assert refused.rc != 0
+    assert "remedy" in refused.failures
+    assert healthy(site, "quickstart"), "what ran goes on running"
