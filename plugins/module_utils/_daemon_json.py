@@ -87,10 +87,22 @@ def without(data: dict[str, Any], stale: dict[str, Any], wanted: dict[str, Any])
     return result
 
 
-def ours(existing: dict[str, Any], daemon: dict[str, Any], cdi_spec_dir: str, before: dict[str, Any]) -> dict[str, Any]:
+def nvidia_runtime(folder: str) -> dict[str, Any]:
+    """NVIDIA's runtime with the config.toml under this folder, in place of the host's in /etc.
+
+    env instead of a path: the engine makes a script of path and arguments. The program may be installed later; until
+    then only a container that asks for the runtime fails.
+    """
+    return {"path": "/usr/bin/env", "runtimeArgs": [f"XDG_CONFIG_HOME={folder}", "/usr/bin/nvidia-container-runtime"]}
+
+
+def ours(
+    existing: dict[str, Any], daemon: dict[str, Any], cdi_spec_dir: str, before: dict[str, Any], runtime: str = ""
+) -> dict[str, Any]:
     """What this collection puts into the file: the inventory's keys, CDI, and log rotation unless the user chose.
 
-    before  what it put in the last time: rotation that is ours is not the user's choice
+    before   what it put in the last time: rotation that is ours is not the user's choice
+    runtime  folder with the configuration of NVIDIA's runtime; the inventory's own runtime of that name wins
     """
     chosen = {k for k in LOGGING if k in daemon or existing.get(k) != before.get(k)}
     if not chosen or not any(k in daemon or k in existing for k in LOGGING):
@@ -102,12 +114,20 @@ def ours(existing: dict[str, Any], daemon: dict[str, Any], cdi_spec_dir: str, be
         wanted = copy.deepcopy(daemon)
     if cdi_spec_dir:
         wanted = overlay(wanted, {"features": {"cdi": True}, "cdi-spec-dirs": [cdi_spec_dir]})
+    named = daemon.get("runtimes", {})
+    if runtime and isinstance(named, dict) and "nvidia" not in named:
+        wanted = overlay(wanted, {"runtimes": {"nvidia": nvidia_runtime(runtime)}})
     return wanted
 
 
 def merge(existing: dict[str, Any], wanted: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
     """The file's new content, by three ways: what is there, what is wanted, what was put in the last time."""
-    return overlay(without(existing, before, wanted), wanted)
+    merged = overlay(without(existing, before, wanted), wanted)
+    runtimes = wanted.get("runtimes")
+    if isinstance(runtimes, dict):
+        # The options of one runtime belong together: what remains of another one's makes none that works.
+        merged["runtimes"] |= copy.deepcopy(runtimes)
+    return merged
 
 
 def redact(text: str) -> str:

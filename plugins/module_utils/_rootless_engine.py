@@ -94,11 +94,18 @@ class Engine:
     """Reads what is there, compares it with what is wanted, acts on the difference."""
 
     def __init__(
-        self, user: Account, daemon: dict[str, Any], cdi_spec_dir: str, check: bool, upgraded: bool = False
+        self,
+        user: Account,
+        daemon: dict[str, Any],
+        cdi_spec_dir: str,
+        check: bool,
+        upgraded: bool = False,
+        nvidia_runtime: str = "",
     ) -> None:
         self.user = user
         self.daemon = daemon
         self.cdi_spec_dir = cdi_spec_dir
+        self.nvidia_runtime = nvidia_runtime
         self.check = check
         self.upgraded = check and upgraded  # a package upgrade that is only predicted leaves no other trace
         self.actions: list[str] = []
@@ -135,7 +142,7 @@ class Engine:
         existing = settings.parse(text, str(self.daemon_json))
         state = self.read_state()
         before = state.get("daemon", {})
-        wanted = settings.ours(existing, self.daemon, self.cdi_spec_dir, before)
+        wanted = settings.ours(existing, self.daemon, self.cdi_spec_dir, before, self.nvidia_runtime)
         merged = settings.merge(existing, wanted, before)
         settings.refuse_flag_spellings(merged)
         self.refuse_network_data_root(merged)

@@ -29,6 +29,15 @@ options:
   cdi_spec_dir:
     description: Folder with the CDI specs of this user, which need not exist yet. Turns the engine's CDI feature on.
     type: path
+  nvidia_runtime:
+    description:
+      - Gives the engine the runtime C(nvidia), for O(cdi_spec_dir)'s GPUs alone. C(docker run --runtime=nvidia -e
+        NVIDIA_VISIBLE_DEVICES=...) and Compose's C(runtime) then work. A runtime of that name in O(daemon) wins.
+      - NVIDIA's program, which may be installed later, reads a C(config.toml) of root's under
+        C(/var/lib/gpulab/runtime/NAME). It stays when this is switched off, because without it an engine that has not
+        been restarted yet would hand out all GPUs of the host.
+    type: bool
+    default: false
   upgraded:
     description:
       - Whether an earlier task replaces the engine's programs. Needed in check mode only, where they are not replaced
@@ -62,6 +71,7 @@ EXAMPLES = r"""
     daemon:
       data-root: /scratch/trainer/docker
     cdi_spec_dir: /var/lib/gpulab/cdi/trainer
+    nvidia_runtime: true
 """
 
 RETURN = r"""
@@ -100,6 +110,7 @@ finding:
   returned: failure
 """
 
+import json
 import os
 import time
 from pathlib import Path
@@ -109,14 +120,29 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpulab.fleet.plugins.module_utils._apt import below
 from ansible_collections.gpulab.fleet.plugins.module_utils._daemon_json import FLAG_SPELLINGS
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.gpulab.fleet.plugins.module_utils._files import write_atomic
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding, from_error, message
 from ansible_collections.gpulab.fleet.plugins.module_utils._floors import ENGINE_FLOOR, dotted
-from ansible_collections.gpulab.fleet.plugins.module_utils._rootless_engine import Engine, parse_properties
+from ansible_collections.gpulab.fleet.plugins.module_utils._rootless_engine import Engine, parse_properties, read
 from ansible_collections.gpulab.fleet.plugins.module_utils._subid import COUNT, of_user, parse
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account, account, as_user
 
 RECOMMENDED = "28.2"
+RUNTIMES = Path("/var/lib/gpulab/runtime")
 START_SCRIPTS = ("/usr/bin/dockerd-rootless.sh", "/usr/share/docker.io/contrib/dockerd-rootless.sh")
+
+
+def runtime_config(cdi_spec_dir: str) -> str:
+    """Settings of NVIDIA's runtime; its own default describes every GPU of the host when a container starts."""
+    return f"""\
+# Written by gpulab.fleet (rootless_docker_user).
+[nvidia-container-runtime]
+mode = "cdi"
+
+[nvidia-container-runtime.modes.cdi]
+default-kind = "nvidia.com/gpu"
+spec-dirs = [{json.dumps(cdi_spec_dir)}]
+"""
 
 
 class RootlessUser:
@@ -126,6 +152,7 @@ class RootlessUser:
         self.module = module
         self.name = module.params["name"]
         self.actions: list[str] = []
+        self.diff: list[dict[str, str]] = []
 
     def converge(self) -> dict[str, Any]:
         check = self.module.check_mode
@@ -134,16 +161,32 @@ class RootlessUser:
         except FleetError as error:
             if error.code != "USER_MISSING" or not check:
                 raise
+            self.runtime()
             return self.engine(Account(self.name, -1, -1, Path("/home") / self.name)).converge()
         if not check:
             self.refuse_unusable(user)
+        self.runtime()
         self.linger(user)
         return as_user(user, self.engine(user).converge)
 
     def engine(self, user: Account) -> Engine:
         params = self.module.params
         check = self.module.check_mode
-        return Engine(user, params["daemon"], params["cdi_spec_dir"] or "", check, params["upgraded"])
+        runtime = str(RUNTIMES / self.name) if params["nvidia_runtime"] else ""
+        return Engine(user, params["daemon"], params["cdi_spec_dir"] or "", check, params["upgraded"], runtime)
+
+    def runtime(self) -> None:
+        """The settings of NVIDIA's runtime, there before an engine can start it."""
+        if not self.module.params["nvidia_runtime"]:
+            return
+        path = RUNTIMES / self.name / "nvidia-container-runtime" / "config.toml"
+        before, after = read(path), runtime_config(self.module.params["cdi_spec_dir"])
+        if before == after and path.stat().st_mode & 0o777 == 0o644:
+            return
+        self.actions.append(f"wrote {path}")
+        self.diff.append({"before_header": str(path), "after_header": str(path), "before": before, "after": after})
+        if not self.module.check_mode:
+            write_atomic(path, after.encode(), 0o644)
 
     def refuse_unusable(self, user: Account) -> None:
         if not user.home.is_dir() or user.home.stat().st_uid != user.uid:
@@ -214,9 +257,11 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "daemon": {"type": "dict", "default": {}},
             "cdi_spec_dir": {"type": "path"},
+            "nvidia_runtime": {"type": "bool", "default": False},
             "upgraded": {"type": "bool", "default": False},
             "state": {"type": "str", "choices": ["present"], "default": "present"},
         },
+        required_if=[("nvidia_runtime", True, ["cdi_spec_dir"])],
         supports_check_mode=True,
     )
     name = module.params["name"]
@@ -237,7 +282,8 @@ def main() -> None:
         if found["severity"] == "warning":
             module.warn(message(found))
     actions = [*user.actions, *result.pop("actions")]
-    module.exit_json(changed=bool(actions), actions=actions, findings=findings, **result)
+    diff = [*user.diff, *result.pop("diff")]
+    module.exit_json(changed=bool(actions), actions=actions, diff=diff, findings=findings, **result)
 
 
 if __name__ == "__main__":
