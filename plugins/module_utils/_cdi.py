@@ -571,6 +571,7 @@ def refresh(first: Generator, users: Mapping[str, Gpus], wait: float = 0) -> Rep
 # - engines before 28.2 set up CDI only after they have restarted the containers (moby#49989), on every start
 GAVE_UP = re.compile(
     r"CDI device injection failed"
+    r"|failed to inject CDI devices"  # NVIDIA's runtime
     r'|could not select device driver "cdi"'
     r"|error (mounting|creating device nodes).*(/dev/nvidia|libcuda|libnvidia).*no such file or directory",
     re.DOTALL,
@@ -631,7 +632,7 @@ def has_given_up(container: Mapping[str, Any]) -> bool:
     """Only by the engine's own word: a container stopped on purpose, or failed otherwise, has no such error."""
     state = container["State"]
     policy = (container["HostConfig"].get("RestartPolicy") or {}).get("Name")
-    wants_gpu = bool(container["HostConfig"].get("DeviceRequests"))
+    wants_gpu = bool(container["HostConfig"].get("DeviceRequests")) or by_runtime(container)
     return (
         wants_gpu
         and policy in ("always", "unless-stopped")
@@ -641,9 +642,19 @@ def has_given_up(container: Mapping[str, Any]) -> bool:
     )
 
 
+def by_runtime(container: Mapping[str, Any]) -> bool:
+    """Whether NVIDIA's runtime gives it its GPUs, by NVIDIA_VISIBLE_DEVICES."""
+    return bool(container["HostConfig"].get("Runtime") == "nvidia")
+
+
 def unresolved(container: Mapping[str, Any], devices: Sequence[str]) -> list[str]:
     """GPUs that the container asks for by CDI name and the user's spec does not have."""
-    wanted = [name for request in container["HostConfig"]["DeviceRequests"] for name in request.get("DeviceIDs") or []]
+    requests = container["HostConfig"].get("DeviceRequests") or []
+    wanted = [name for request in requests for name in request.get("DeviceIDs") or []]
+    if by_runtime(container) and not requests:
+        environment = dict(entry.partition("=")[::2] for entry in container["Config"].get("Env") or [])
+        visible = [name for name in environment.get("NVIDIA_VISIBLE_DEVICES", "").split(",") if name]
+        wanted += [name if "=" in name else f"{KIND}={name}" for name in visible]
     return [n for n in wanted if n.startswith(f"{KIND}=") and n.split("=", 1)[1] not in devices]
 
 
