@@ -1602,12 +1602,12 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "title": "compose.yml asks for a GPU in a form that gives none with these versions",
         "cause": (
             "Compose before 2.30 drops `gpus:` without a word, engines before 29.2 have no driver for `driver: "
-            "nvidia`, and `runtime: nvidia` needs a runtime that is not set up. The container would run without a"
-            " GPU."
+            "nvidia`, and `runtime: nvidia` needs a runtime that only users with GPUs have. The container would run "
+            "without a GPU, or not at all."
         ),
         "remedy": (
             "Take it out of compose.yml and say gpulab_stacks.{stack}.gpus: {{SERVICE: 1}}, which works with "
-            "every version; docs/stacks.md has the table."
+            "every version; docs/gpu-forms.md has the table."
         ),
     },
     "STACK_GPU_UNRESOLVED": {
