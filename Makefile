@@ -8,7 +8,7 @@ VENV := .venv
 RUN := PATH=$(CURDIR)/$(VENV)/bin:$$PATH
 LAB := tests/lab/lab
 # What a bare Debian or Ubuntu lacks; `tests/lab/lab check` names what is still missing.
-PACKAGES := python3-venv mmdebstrap debootstrap systemd-container iproute2 iptables openssh-client \
+PACKAGES := python3-venv mmdebstrap systemd-container iproute2 iptables openssh-client \
   gcc libc6-dev gpg gpg-agent gpgv debian-archive-keyring zstd
 # Hosts spend much of their time waiting: a file more than there are cores.
 JOBS := $(shell echo $$(( $$(nproc) + 1 )))
@@ -20,19 +20,19 @@ help:
 	@sed -n '1s/^# //p' Makefile
 
 # --- what is needed ------------------------------------------------------------------------------
-deps: $(VENV)/.system $(VENV)/.ready
+deps: .cache/system $(VENV)/.ready
 
-$(VENV)/.system:
+.cache/system: Makefile
 	@echo "==> system packages"
-	@mkdir -p $(VENV)
+	@mkdir -p .cache
 	@missing=(); for p in $(PACKAGES); do dpkg-query -Wf '$${Status}' $$p 2>/dev/null | grep -q ' installed' || missing+=($$p); done; \
 	  if (( $${#missing[@]} )); then echo "    installing $${missing[*]}"; export DEBIAN_FRONTEND=noninteractive; \
 	    apt-get -qq update && apt-get -qq install -y --no-install-recommends "$${missing[@]}" >/dev/null; fi
 	@touch $@
 
-$(VENV)/.ready: requirements/dev.txt $(VENV)/.system
+$(VENV)/.ready: requirements/dev.txt | .cache/system
 	@echo "==> Python tools (about a minute)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv --clear $(VENV)
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@touch $@
 
