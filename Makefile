@@ -67,7 +67,7 @@ demo: deps
 demo-clean:
 	@$(LAB) destroy --missing-ok demo1
 	@$(LAB) mirror down
-	@echo "demo host removed; bases stay cached for the next time ($(LAB) purge removes them too)"
+	@echo "demo host removed; bases stay cached in /var/cache/gpulab-lab for the next time"
 
 # --- maintenance ----------------------------------------------------------------------------------------
 docs: deps
