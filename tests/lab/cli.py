@@ -242,6 +242,8 @@ def main(words: Sequence[str]) -> int:
     asked = parser().parse_args(words)
     # Asked to end, a command cleans up what it was making, as with Ctrl-C.
     signal.signal(signal.SIGTERM, on_term)
+    # A command started in the background of a script inherits an ignored SIGINT; whoever sends one means it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         if asked.function is not check:
             machine.require()
