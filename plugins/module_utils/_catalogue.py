@@ -1194,6 +1194,16 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "cause": "There is no nvidia-ctk, which describes the GPUs for the engines.",
         "remedy": "Install nvidia-container-toolkit-base (role gpulab.fleet.nvidia_container_toolkit does).",
     },
+    "TOOLKIT_DAMAGED": {
+        "layer": "toolkit",
+        "severity": "error",
+        "title": "A program of the NVIDIA container toolkit is gone, though its package is installed",
+        "cause": (
+            "Someone removed the file; dpkg still counts the package as installed, so installing it again "
+            "changes nothing."
+        ),
+        "remedy": "apt-get install --reinstall nvidia-container-toolkit-base",
+    },
     "TOOLKIT_VERSION_REFUSED": {
         "layer": "toolkit",
         "severity": "error",

@@ -16,6 +16,8 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._health import Check,
 from ansible_collections.gpulab.fleet.plugins.module_utils._health_view import HostView, Unreadable
 
 CONFIG = "/etc/nvidia-container-runtime/config.toml"
+BASE = "nvidia-container-toolkit-base"
+PROGRAMS = ("/usr/bin/nvidia-ctk", "/usr/bin/nvidia-cdi-hook")  # what the package brings, from the floor on
 SYSTEM_FOLDERS = ("/etc/cdi", "/run/cdi")  # /var/run is a link to /run
 SPEC_SUFFIXES = (".json", ".yaml", ".yml")
 
@@ -103,6 +105,19 @@ def toolkit(host: HostView) -> Seen:
         yield finding("TOOLKIT_VERSIONS_MIXED", seen)
     if any(facts.version(each) < TOOLKIT_FLOOR for each in versions):
         yield finding("TOOLKIT_VERSION_REFUSED", seen, floor=dotted(TOOLKIT_FLOOR))
+
+
+def programs(host: HostView) -> Seen:
+    """What dpkg counts as installed is there.
+
+    A package that is half installed, or below the floor, is replaced with its programs by the next run.
+    """
+    base = facts.packages(host).get(BASE)
+    if base is None or (base.flag, base.state) != ("ok", "installed") or facts.version(base.version) < TOOLKIT_FLOOR:
+        return
+    gone = [path for path in PROGRAMS if not host.exists(path)]
+    if gone:
+        yield finding("TOOLKIT_DAMAGED", f"{BASE} {base.version} is installed, {' and '.join(gone)} not there")
 
 
 def global_settings(host: HostView) -> Seen:
@@ -213,6 +228,7 @@ CHECKS = (
         toolkit,
         ("TOOLKIT_MISSING", "TOOLKIT_LEGACY_HOOK", "TOOLKIT_VERSIONS_MIXED", "TOOLKIT_VERSION_REFUSED"),
     ),
+    Check("programs", programs, ("TOOLKIT_DAMAGED",), preflight=True, needed=facts.gpu_present),
     Check("global_settings", global_settings, ("TOOLKIT_NO_CGROUPS", "LEGACY_RUNTIME_DEFAULT")),
     Check(
         "user_specs",

@@ -99,9 +99,9 @@ findings:
   returned: always
 finding:
   description: >-
-    The first error, with cause and remedy. Codes are TOOLKIT_MISSING, DRIVER_NOT_LOADED, NVML_LIBRARY_MISMATCH,
-    NVML_LIBRARY_NOT_FOUND, GPU_NODES_MISSING, UVM_MISSING, GPU_UNKNOWN, CDI_SPEC_INCOMPLETE, CDI_SPEC_CONFLICT,
-    CDI_GENERATION_FAILED and CDI_SETTINGS_INVALID.
+    The first error, with cause and remedy. Codes are TOOLKIT_MISSING, TOOLKIT_DAMAGED, DRIVER_NOT_LOADED,
+    NVML_LIBRARY_MISMATCH, NVML_LIBRARY_NOT_FOUND, GPU_NODES_MISSING, UVM_MISSING, GPU_UNKNOWN, CDI_SPEC_INCOMPLETE,
+    CDI_SPEC_CONFLICT, CDI_GENERATION_FAILED and CDI_SETTINGS_INVALID.
   type: dict
   returned: failure
 """
@@ -117,6 +117,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpulab.fleet.plugins.module_utils import _cdi
+from ansible_collections.gpulab.fleet.plugins.module_utils._apt import QUERY_FORMAT, parse_dpkg
 from ansible_collections.gpulab.fleet.plugins.module_utils._cdi_units import (
     ENABLED,
     RUNNING,
@@ -132,6 +133,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import accou
 
 Units = dict[str, dict[str, str]]
 
+PACKAGE = "nvidia-container-toolkit-base"
 VENDOR_SPEC = Path("/run/cdi/nvidia.yaml")  # what the toolkit's own units write
 OUR_UNITS = (*ENABLED, "gpulab-cdi-poll.service")
 
@@ -200,8 +202,8 @@ class CdiSpec:
         users = _cdi.parse_users(self.module.params["users"])
         generator = _cdi.Generator(root, check=self.check)
         installed = generator.tools.has("nvidia-ctk")
-        if not installed and not self.check:
-            raise _cdi.Trouble("TOOLKIT_MISSING", f"no nvidia-ctk on {_cdi.TOOL_PATH}")
+        if not installed:
+            self.without_toolkit()
         if installed and users:
             users = self.settle(users, generator)
         files = {
@@ -220,6 +222,16 @@ class CdiSpec:
             self.take(self.generate(generator, users), sorted(users))
         else:
             self.foretell(users)
+
+    def without_toolkit(self) -> None:
+        """Raise, unless this is a prediction and the package is still to come."""
+        # Exits 1 when dpkg does not know the name.
+        known = parse_dpkg(self.module.run_command(["dpkg-query", "-W", "-f", QUERY_FORMAT, PACKAGE])[1]).get(PACKAGE)
+        if known and known.whole:
+            evidence = f"{PACKAGE} {known.version} is installed, but no nvidia-ctk on {_cdi.TOOL_PATH}"
+            raise _cdi.Trouble("TOOLKIT_DAMAGED", evidence)
+        if not self.check:
+            raise _cdi.Trouble("TOOLKIT_MISSING", f"no nvidia-ctk on {_cdi.TOOL_PATH}")
 
     def settle(self, users: dict[str, _cdi.Gpus], generator: _cdi.Generator) -> dict[str, _cdi.Gpus]:
         """The users by UUID where the GPUs can be asked; a driver that is down is reported by generate."""

@@ -121,3 +121,44 @@ def test_the_units_call_the_program_with_options_that_it_has() -> None:
 def test_no_node_in_dev_is_watched() -> None:
     """Closing one is an event: nvidia-ctk itself would start the service again and again."""
     assert "/dev/" not in SYSTEM_UNITS["/etc/systemd/system/gpulab-cdi.path"].split("[Path]")[1]
+
+
+class FakeModule:
+    """dpkg-query's answer, and users for the module."""
+
+    def __init__(self, dpkg: str, check: bool) -> None:
+        self.params = {"users": {}, "vendor_refresh": "masked"}
+        self.check_mode = check
+        self.dpkg = dpkg
+
+    def run_command(self, argv: list[str]) -> tuple[int, str, str]:
+        if argv[0] == "dpkg-query":
+            return (0 if self.dpkg else 1), self.dpkg, ""
+        return 0, SHOWN, ""
+
+
+DPKG = "nvidia-container-toolkit-base\t{}\t1.20.0-1\n"
+
+
+@pytest.mark.parametrize(
+    ("dpkg", "check", "code"),
+    [
+        (DPKG.format("ii "), False, "TOOLKIT_DAMAGED"),
+        (DPKG.format("ii "), True, "TOOLKIT_DAMAGED"),
+        ("", False, "TOOLKIT_MISSING"),
+        ("", True, None),
+        (DPKG.format("rc "), True, None),
+        (DPKG.format("iHR"), True, None),
+    ],
+)
+def test_without_nvidia_ctk(monkeypatch: pytest.MonkeyPatch, dpkg: str, check: bool, code: str | None) -> None:
+    monkeypatch.setattr(_cdi.Tools, "has", lambda self, name: False)
+    spec = cdi_spec.CdiSpec(FakeModule(dpkg, check))
+    if code is None:
+        spec.present()
+        assert f"write {_cdi.SETTINGS}" in spec.actions
+        return
+    with pytest.raises(_cdi.Trouble) as raised:
+        spec.present()
+    assert raised.value.finding.code == code
+    assert spec.actions == []

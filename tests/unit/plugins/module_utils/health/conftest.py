@@ -84,6 +84,7 @@ FILES: dict[str, str] = {
     "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.550.1": "",
     "/usr/lib/x86_64-linux-gnu/libcuda.so.550.1": "",
     "/usr/bin/nvidia-cdi-hook": "",
+    "/usr/bin/nvidia-ctk": "",
     "/dev/nvidia0": "",
     "/dev/nvidia1": "",
     "/dev/nvidiactl": "",

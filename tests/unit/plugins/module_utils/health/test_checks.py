@@ -292,6 +292,8 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "xid 31": (xid(31), {"XID_PROGRAM"}),
     "xid 8": (xid(8), {"XID_OTHER"}),
     # toolkit
+    "nvidia-ctk deleted": ({"files": {"/usr/bin/nvidia-ctk": None}}, {"TOOLKIT_DAMAGED"}),
+    "hook deleted": ({"files": {"/usr/bin/nvidia-cdi-hook": None}}, {"TOOLKIT_DAMAGED", "PROOF_HOOK_MISSING"}),
     "no toolkit": ({"packages": {"nvidia-container-toolkit-base": None}}, {"TOOLKIT_MISSING"}),
     "two toolkits": ({"packages": {"libnvidia-container1": "1.19.1-1"}}, {"TOOLKIT_VERSIONS_MIXED"}),
     "legacy hook": ({"packages": {"nvidia-container-toolkit": "1.20.0-1"}}, {"TOOLKIT_LEGACY_HOOK"}),
@@ -448,6 +450,23 @@ def test_preflight_leaves_out_what_does_not_stop_an_installation(make_host: Any)
     host = make_host(files={"/var/lib/systemd/linger/alice": None, "/dev/nvidia-uvm": None, SPEC: None})
     result = examine(host, CHECKS, "preflight")
     assert (result["findings"], result["unknown"]) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("package", "expected"),
+    [
+        ("1.20.0-1", {"TOOLKIT_DAMAGED"}),
+        (None, set()),  # the role installs it
+        ("1.18.2-1", set()),  # the role replaces it
+        (("1.20.0-1", "install reinstreq half-installed"), set()),  # the role completes it
+    ],
+)
+def test_deleted_program_stops_an_installation_that_would_not_bring_it(
+    make_host: Any, package: Any, expected: set[str]
+) -> None:
+    packages = {"nvidia-container-toolkit-base": package}
+    host = make_host(files={"/usr/bin/nvidia-ctk": None}, packages=packages)
+    assert codes(examine(host, CHECKS, "preflight")) & {"TOOLKIT_DAMAGED"} == expected
 
 
 def test_kept_rootful_engine_is_no_finding(make_host: Any) -> None:
