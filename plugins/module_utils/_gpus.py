@@ -22,5 +22,7 @@ def gpu_uuids(wanted: Any, gpus: Sequence[Mapping[str, Any]]) -> list[str]:
             names = [each["uuid"] for each in mig.get("instances", [])] if mig.get("enabled") else [gpu["uuid"]]
             found += [name for name in names if name]
         return found
+    if isinstance(wanted, str) or not isinstance(wanted, Sequence):
+        raise ValueError(f"gpus: {wanted!r} is not one of: all, none, a list of UUIDs and indices such as [0, GPU-…]")
     by_index = {str(gpu["index"]): gpu["uuid"] for gpu in gpus if gpu["uuid"]}
     return list(dict.fromkeys(by_index.get(str(each), str(each)) for each in wanted))

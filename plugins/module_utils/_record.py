@@ -62,7 +62,8 @@ def make(
     users = {proof["user"]: user_record(proof) for proof in proofs}
     counted = count_finding(info, expected)
     findings = [*counted, *info["findings"], *(found for proof in proofs for found in proof["findings"])]
-    verdicts = [info["verdict"], *(user["verdict"] for user in users.values())]
+    # Without a container nothing was proven, however well the driver answers.
+    verdicts = [info["verdict"], *(user["verdict"] for user in users.values()), *([] if users else ["unknown"])]
     return {
         "schema": SCHEMA,
         "verdict": fold([*verdicts, *(["fail"] if counted else [])]),

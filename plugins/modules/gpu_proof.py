@@ -209,6 +209,8 @@ def main() -> None:
     nothing = _record.has_no_gpu(info) and not params["expected"]
     record, findings = _record.make(info, proofs, params["expected"], None if nothing else toolkit_version())
     lines = _record.host_lines(info) + [line for proof in proofs for line in proof["lines"]]
+    if not proofs and not nothing:
+        lines.append("UNKNOWN nobody in gpulab_users is given GPUs of this host: nothing was proven in a container")
     findings = sort_findings(gathered(findings))
     result: dict[str, Any] = {"verdict": record["verdict"], "lines": lines, "findings": findings}
     if nothing:
