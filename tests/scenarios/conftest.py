@@ -44,23 +44,26 @@ class Hosts:
         lab("destroy", "--missing-ok", *self.made)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    """Hosts of one test file's own."""
     made = Hosts(tmp_path_factory.mktemp("sites"))
     yield made
     made.destroy()
 
 
 @pytest.fixture(scope="session")
-def main_host(hosts: Hosts) -> Site:
+def main_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A host with two GPUs, with snapshots of it: `fresh`, and `converged` after site.yml."""
     # Tests run in several processes, a file in one of them: each process has a main host of its own.
     name = f"scn-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
-    site = hosts.site(name)
+    made = Hosts(tmp_path_factory.mktemp("main"))
+    site = made.site(name)
     lab("snapshot", name, "fresh")
     site.run().ok()
     lab("snapshot", name, "converged")
-    return site
+    yield site
+    made.destroy()
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ import pytest
 from .conftest import Hosts
 from .site import LAB, Site, lab
 
+pytestmark = pytest.mark.chaos
+
 ENGINES = ("28.5.2", "26.1.5")
 SPEC = "/var/lib/gpulab/cdi/trainer/nvidia.json"
 GENERATE = "/usr/bin/python3 /usr/local/lib/gpulab/cdi.py generate"

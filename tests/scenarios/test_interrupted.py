@@ -12,6 +12,8 @@ import pytest
 
 from .site import ROOT, Site
 
+pytestmark = pytest.mark.chaos
+
 
 def kill_during(site: Site, marker: str, delay: float) -> None:
     """Start a converge, wait for a task whose name holds `marker`, then SIGKILL the whole process group."""
