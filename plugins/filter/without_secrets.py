@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,8 +16,9 @@ name: without_secrets
 short_description: Variables of this collection without what must not reach a log
 version_added: 0.1.0
 description:
-  - Replaces the values of every stack's C(secrets) by a text that says whether there is one, and passwords in addresses
-    (C(https://user:password@mirror/)) by asterisks. Everything else stays as it is.
+  - Replaces what stands under C(secrets), and under any name that speaks of a password, token or secret, by the text
+    C((secret\)), at any depth and in every variable, also a misspelled one.
+  - Replaces passwords in addresses (C(https://user:password@mirror/)) by asterisks. Everything else stays as it is.
 options:
   _input:
     description: The collection's variables by name.
@@ -41,27 +43,53 @@ _value:
 HIDDEN = "(secret)"
 
 
+# Names whose values are secret wherever they stand; one letter astray in "secrets" does not show them.
+SECRET_NAME = re.compile(r"secret|token|passw|passphrase|credential|api_?key|private_?key", re.IGNORECASE)
+# Their keys are names of users and stacks, not of settings: a stack may be called tokenizer.
+NAMED = ("gpulab_users", "gpulab_stacks")
+ADDRESS_PASSWORD = re.compile(r"(\w+://[^/\s:@]*):[^/\s@]*@")
+
+
 def without_secrets(variables: Any) -> dict[str, Any]:
     """A copy of the variables without secrets."""
     if not isinstance(variables, Mapping):
         raise AnsibleFilterError("without_secrets takes a mapping of variables by name")
-    shown = {str(name): _shown(value) for name, value in variables.items()}
-    stacks = shown.get("gpulab_stacks")
-    for stack in stacks.values() if isinstance(stacks, dict) else []:
-        if isinstance(stack, dict) and "secrets" in stack:
-            secrets = stack["secrets"]
-            # What is no mapping is an error that the check reports; its value is as secret.
-            stack["secrets"] = dict.fromkeys(secrets, HIDDEN) if isinstance(secrets, dict) else HIDDEN
-    return shown
+    return {
+        str(name): {str(key): _shown(each) for key, each in value.items()}
+        if name in NAMED and isinstance(value, Mapping)
+        else _of_key(str(name), value)
+        for name, value in variables.items()
+    }
+
+
+def _of_key(key: str, value: Any) -> Any:
+    """The value of one key, as far as its name lets it be seen."""
+    if difflib.get_close_matches(key.lower(), ["secrets"], 1, 0.8):
+        # What is no mapping is an error that the check reports; its value is as secret.
+        return {str(name): HIDDEN for name in value} if isinstance(value, Mapping) else HIDDEN
+    if SECRET_NAME.search(key):
+        return _hidden(value)
+    if key == "gpus" and isinstance(value, Mapping):  # by the names of services
+        return {str(name): _shown(each) for name, each in value.items()}
+    return _shown(value)
+
+
+def _hidden(value: Any) -> Any:
+    """Of the same form, so that the check still sees a wrong one."""
+    if isinstance(value, Mapping):
+        return {str(key): _hidden(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_hidden(each) for each in value]
+    return value if value is None or isinstance(value, bool) else HIDDEN
 
 
 def _shown(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _shown(each) for key, each in value.items()}
+        return {str(key): _of_key(str(key), each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_shown(each) for each in value]
     if isinstance(value, str):
-        return re.sub(r"(\w+://[^/\s:@]*):[^/\s@]*@", r"\1:***@", value)
+        return ADDRESS_PASSWORD.sub(r"\1:***@", value)
     return value
 
 

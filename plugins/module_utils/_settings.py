@@ -174,7 +174,8 @@ class _Problems:
             if name in VARIABLES:
                 self.fits(name, value, VARIABLES[name])
             elif name.startswith(PREFIXES) and (close := difflib.get_close_matches(name, VARIABLES, 1, 0.9)):
-                self.report("SETTING_MISSPELLED", f"{name} = {_shown(value)}", setting=name, known=close[0])
+                # Without the value: nobody knows what stands in a variable of an unknown name.
+                self.report("SETTING_MISSPELLED", name, setting=name, known=close[0])
 
     def entry(self, where: str, entry: Any, keys: Mapping[str, Kind]) -> dict[str, Any]:
         """The well-formed keys of one user or stack."""

@@ -28,6 +28,30 @@ def test_secrets_of_stacks(secrets: Any, shown: Any) -> None:
     assert variables["gpulab_stacks"]["a"]["secrets"] == secrets
 
 
+@pytest.mark.parametrize("name", ["gpulab_stack", "gpulab_Stacks", "gpulab_stacks", "gpulab_site"])
+@pytest.mark.parametrize("key", ["secrets", "Secrets", "secret", "sercets", "hf_token", "PASSWORD"])
+def test_secrets_of_any_variable(name: str, key: str) -> None:
+    for value in ({"HF_KEY": "hunter2"}, "hunter2", ["hunter2"], {"a": {"b": ["hunter2"]}}):
+        shown = without_secrets({name: {"a": {"user": "x", key: value}}})
+        assert "hunter2" not in str(shown)
+        assert shown[name]["a"]["user"] == "x"
+
+
+@pytest.mark.parametrize("value", ["hunter2", 12345, {"a": "hunter2"}])
+def test_variables_and_settings_named_like_a_secret(value: Any) -> None:
+    shown = str(without_secrets({"gpulab_hf_token": value, "gpulab_list": [{"DB_PASSWORD": value}]}))
+    assert "hunter2" not in shown
+    assert "12345" not in shown
+
+
+def test_names_of_users_stacks_and_services_hide_nothing() -> None:
+    variables = {
+        "gpulab_users": {"tokenbot": {"gpus": "all"}},
+        "gpulab_stacks": {"tokenizer": {"user": "tokenbot", "gpus": {"tokenizer": [0]}}},
+    }
+    assert without_secrets(variables) == variables
+
+
 @pytest.mark.parametrize(
     ("address", "shown"),
     [

@@ -211,6 +211,13 @@ def test_a_secret_is_never_evidence() -> None:
         assert "hunter2" not in str(found)
 
 
+@pytest.mark.parametrize("name", ["gpulab_stack", "gpulab_Stacks"])
+def test_a_misspelled_variable_is_told_by_name_only(name: str) -> None:
+    found = problems({name: {"quickstart": {"secrets": {"HF_TOKEN": "hunter2"}}}}, exists)
+    assert [(each["code"], each["evidence"]) for each in found] == [("SETTING_MISSPELLED", name)]
+    assert "hunter2" not in str(found)
+
+
 def test_an_account_that_cannot_be_looked_up_is_no_error() -> None:
     assert problems({"gpulab_users": {"ghost": {}}}, lambda name: None) == []
 
