@@ -608,6 +608,23 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "cause": "The name is misspelled, the directory service does not answer, or the account was never made.",
         "remedy": "Make the account, correct the name, or have it made: gpulab_users.{user}.create: true.",
     },
+    "UID_TAKEN": {
+        "layer": "users",
+        "severity": "error",
+        "title": "The uid for an account to be made belongs to another account",
+        "cause": "{setting} is {uid}, which is {owner}'s on this host; useradd makes no second account with it.",
+        "remedy": "Give {setting} a uid that is free (getent passwd {uid} says whose it is), or leave it out.",
+    },
+    "UID_DIFFERS": {
+        "layer": "users",
+        "severity": "error",
+        "title": "An account exists with another uid than the inventory says",
+        "cause": "{setting} is {uid}, and {user} has {has}; the uid is used only where the account is made.",
+        "remedy": (
+            "Set {setting} to {has} or leave it out; an account's uid is changed by hand only (usermod -u), with all "
+            "that belongs to it."
+        ),
+    },
     "USER_IS_ROOT": {
         "layer": "users",
         "severity": "error",
@@ -1324,8 +1341,11 @@ CATALOGUE: dict[str, dict[str, Any]] = {
     "PROOF_GPU_COUNT": {
         "layer": "proof",
         "severity": "error",
-        "title": "The host does not have as many GPUs as the inventory expects",
-        "cause": "A GPU is missing, lost or excluded, or gpulab_gpus_expected is not what this host has.",
+        "title": "The host has fewer or more GPUs than the inventory expects",
+        "cause": (
+            "With fewer than expected a GPU is missing, lost or excluded; with more, GPUs were added or "
+            "gpulab_gpus_expected was not raised. It may also be another host's number."
+        ),
         "remedy": (
             "Compare the GPUs named above with what is built in (lspci -d 10de:); then repair the host or correct"
             " gpulab_gpus_expected."

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding
@@ -149,6 +149,27 @@ def problems(settings: Mapping[str, Any], exists: Exists) -> list[dict[str, Any]
     found.stacks(users)
     found.expectations(users)
     return found.findings
+
+
+def uid_problems(
+    settings: Mapping[str, Any], uid_of: Callable[[str], int | None], owner_of: Callable[[int], str | None]
+) -> Iterator[dict[str, Any]]:
+    """The uids of gpulab_users that the host's accounts contradict.
+
+    uid_of    the uid of an account, None where there is none
+    owner_of  the account that has a uid, None where it is free
+    """
+    users = settings.get("gpulab_users")
+    for name, user in (users if isinstance(users, Mapping) else {}).items():
+        if not isinstance(user, Mapping) or not _is_int(user.get("uid")):
+            continue  # told by problems()
+        where, uid = f"gpulab_users.{name}.uid", int(user["uid"])
+        has = uid_of(str(name))
+        if has is not None and has != uid:
+            seen = f"{where} = {uid}, the account {name} has {has}"
+            yield finding("UID_DIFFERS", seen, setting=where, uid=uid, user=name, has=has)
+        elif has is None and (owner := owner_of(uid)):
+            yield finding("UID_TAKEN", f"{where} = {uid}, the uid of {owner}", setting=where, uid=uid, owner=owner)
 
 
 class _Problems:

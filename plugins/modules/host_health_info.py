@@ -209,12 +209,32 @@ from ansible_collections.gpulab.fleet.plugins.module_utils import (
     _health_users,
 )
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import message
-from ansible_collections.gpulab.fleet.plugins.module_utils._health import Check, examine
+from ansible_collections.gpulab.fleet.plugins.module_utils._health import Check, Seen, examine
 from ansible_collections.gpulab.fleet.plugins.module_utils._health_summary import summary
 from ansible_collections.gpulab.fleet.plugins.module_utils._health_view import HostView
+from ansible_collections.gpulab.fleet.plugins.module_utils._settings import uid_problems
+
+
+def uids(host: HostView) -> Seen:
+    """The uids of the inventory are those of the host's accounts, or free."""
+
+    def uid_of(name: str) -> int | None:
+        account = host.account(name)
+        return account.uid if account else None
+
+    def owner_of(uid: int) -> str | None:
+        for account in host.accounts().values():
+            if account.uid == uid:
+                return account.name
+        answer = host.run(["getent", "passwd", str(uid)])
+        return answer.out.partition(":")[0] or None if answer and answer.rc == 0 else None
+
+    yield from uid_problems(host.settings, uid_of, owner_of)
+
 
 CHECKS: tuple[Check, ...] = (
     *_health_settings.CHECKS,
+    Check("uids", uids, ("UID_TAKEN", "UID_DIFFERS"), preflight=True),
     *_health_host.CHECKS,
     *_health_packages.CHECKS,
     *_health_engine.CHECKS,

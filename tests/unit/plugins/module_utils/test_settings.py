@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.gpulab.fleet.plugins.module_utils._settings import VARIABLES, problems
+from ansible_collections.gpulab.fleet.plugins.module_utils._settings import VARIABLES, problems, uid_problems
 
 ROLES = Path(__file__).parents[4] / "roles"
 FIRST, SECOND = (f"GPU-12345678-1234-1234-1234-12345678000{i}" for i in range(2))
@@ -220,6 +220,32 @@ def test_a_misspelled_variable_is_told_by_name_only(name: str) -> None:
 
 def test_an_account_that_cannot_be_looked_up_is_no_error() -> None:
     assert problems({"gpulab_users": {"ghost": {}}}, lambda name: None) == []
+
+
+ACCOUNTS = {"alice": 1000, "carol": 1500}
+OWNERS = {uid: name for name, uid in ACCOUNTS.items()}
+
+
+@pytest.mark.parametrize(
+    ("user", "uid", "code", "parts"),
+    [
+        ("bob", 1000, "UID_TAKEN", ["gpulab_users.bob.uid", "1000", "alice"]),
+        ("bob", "1500", "UID_TAKEN", ["gpulab_users.bob.uid", "1500", "carol"]),
+        ("alice", 1500, "UID_DIFFERS", ["gpulab_users.alice.uid", "1500", "1000"]),
+        ("alice", 1600, "UID_DIFFERS", ["gpulab_users.alice.uid", "1600", "1000"]),
+        ("alice", 1000, None, []),
+        ("bob", 1600, None, []),
+        ("bob", None, None, []),
+        ("bob", "many", None, []),
+    ],
+)
+def test_uids_are_held_against_the_accounts(user: str, uid: Any, code: str | None, parts: list[str]) -> None:
+    settings = {"gpulab_users": {user: {"create": True, "uid": uid}}}
+    found = list(uid_problems(settings, ACCOUNTS.get, OWNERS.get))
+    assert [each["code"] for each in found] == ([code] if code else [])
+    for each in found:
+        assert all(part in each["evidence"] for part in parts)
+        assert "{" not in each["cause"] + each["remedy"]
 
 
 def test_variables_are_those_of_the_roles() -> None:

@@ -272,6 +272,25 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {**smi(15, "GPU is lost"), "settings": {**ALL, "gpulab_gpus_expected": 2}},
         {"NVML_GPU_LOST"},
     ),
+    "a new account with a uid of another": (
+        {"settings": {"gpulab_users": {"bob": {"create": True, "uid": 1000}}}},
+        {"UID_TAKEN"},
+    ),
+    "a new account with root's uid": (
+        {"settings": {"gpulab_users": {"bob": {"create": True, "uid": "0"}}}},
+        {"UID_TAKEN"},
+    ),
+    "a new account with a uid of the directory's": (
+        {
+            "settings": {"gpulab_users": {"bob": {"create": True, "uid": 5000}}},
+            "commands": {"getent passwd 5000": Result(0, "carol:*:5000:5000::/home/carol:/bin/sh\n", "")},
+        },
+        {"UID_TAKEN"},
+    ),
+    "an account with another uid": (
+        {"settings": {"gpulab_users": {"alice": {"gpus": "all", "uid": 1500}}}},
+        {"UID_DIFFERS"},
+    ),
     "a GPU of another host": ({"settings": {"gpulab_users": {"alice": {"gpus": [0, 7]}}}}, {"GPU_UNKNOWN"}),
     "no uvm node": (
         {"files": {"/dev/nvidia-uvm": None}},
