@@ -41,16 +41,16 @@ def test_a_bare_host(fresh: Site, tmp_path: Path) -> None:
     assert json.loads(report.read_text(encoding="utf-8"))[fresh.hosts[0]]["verdict"] == "pass"
 
 
-def test_it_writes_nothing_on_a_host(main_host: Site) -> None:
+def test_it_writes_nothing_on_a_host(converged: Site) -> None:
     look = "find /etc /usr /home /var/lib/gpulab -newer /root/before ! -path '*/.ansible/*' ! -path '*/.local/share/docker*' | sort"
-    main_host.ssh("touch /root/before; sleep 1")
-    result = doctor(main_host)
+    converged.ssh("touch /root/before; sleep 1")
+    result = doctor(converged)
     assert result.changed == []
-    assert main_host.ssh(look).strip() == ""
+    assert converged.ssh(look).strip() == ""
 
 
-def test_without_root_what_it_may_not_see_is_unknown(main_host: Site) -> None:
-    result = doctor(main_host, "-b", "--become-user", "guest")
+def test_without_root_what_it_may_not_see_is_unknown(converged: Site) -> None:
+    result = doctor(converged, "-b", "--become-user", "guest")
     assert codes(result) == set()
     found = health(result)
     assert found["verdict"] == "unknown"
