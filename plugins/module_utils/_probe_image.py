@@ -15,6 +15,7 @@ import io
 import json
 import posixpath
 import re
+import struct
 import subprocess
 import tarfile
 from dataclasses import dataclass, field
@@ -205,11 +206,11 @@ def assemble(found: dict[str, Any], root: Path = Path("/")) -> Built:
     executable = found["executable"]
     try:
         real = tree.copy(executable, root)
-        loader = re.search(rb"\0(/lib[^\0]*/ld-[^\0]+)\0", tree.files[real.lstrip("/")][0][: 1 << 16])
+        loader = elf_interpreter(tree.files[real.lstrip("/")][0])
         libraries = [path for path in found["mapped"] if ".so" in posixpath.basename(path)]
         libraries += found["extensions"]
         if loader:
-            libraries.append(loader.group(1).decode())
+            libraries.append(loader)
         for path in sorted({path for path in libraries if not OF_THE_DRIVER.search(path)}):
             tree.copy(path, root)
     except OSError as error:
@@ -229,6 +230,24 @@ def assemble(found: dict[str, Any], root: Path = Path("/")) -> Built:
     tree.add("etc/ld.so.conf", ("include /etc/ld.so.conf.d/*.conf\n" + "".join(f"{f}\n" for f in folders)).encode())
     tar = tree.tar()
     return Built(tar, hashlib.sha256(tar).hexdigest(), command(executable))
+
+
+def elf_interpreter(program: bytes) -> str | None:
+    """The program's loader (its PT_INTERP header); None for a static or foreign one.
+
+    The text may lie anywhere in the file: Debian 13's Python has it behind its code.
+    """
+    if len(program) < 64 or program[:6] != b"\x7fELF\x02\x01":  # 64 bit, little endian: all that is supported
+        return None
+    (headers,) = struct.unpack_from("<Q", program, 32)
+    size, count = struct.unpack_from("<HH", program, 54)
+    for at in range(headers, min(headers + size * count, len(program) - 40), size):
+        (kind,) = struct.unpack_from("<I", program, at)
+        if kind == 3:
+            (offset,) = struct.unpack_from("<Q", program, at + 8)
+            (length,) = struct.unpack_from("<Q", program, at + 32)
+            return program[offset : offset + length].rstrip(b"\0").decode()
+    return None
 
 
 def _short_names(tree: Tree, root: Path) -> None:

@@ -59,7 +59,8 @@ def test_without_root_what_it_may_not_see_is_unknown(converged: Site) -> None:
 
 # Broken together, because each is to be named whatever else is wrong.
 FILES = {
-    "LINGER_OFF": "rm /var/lib/systemd/linger/trainer",
+    # A session of the user's holds the engine up meanwhile: without one it may go down at any moment.
+    "LINGER_OFF": "systemd-run --unit held -p User=trainer -p PAMName=login sleep infinity; rm /var/lib/systemd/linger/trainer",
     "SUBID_OVERLAP": "echo other:100100:10 >>/etc/subuid",
     "DAEMON_JSON_TYPO": f"sed -i s/cdi-spec-dirs/cdi-spec-dir/ {DAEMON}",
     "CLI_ELSEWHERE": f"{AS_TRAINER} docker context use default",

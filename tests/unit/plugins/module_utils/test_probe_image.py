@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import subprocess
 import tarfile
 from pathlib import Path
@@ -87,3 +88,27 @@ def test_a_python_that_does_not_run(python: str) -> None:
     with pytest.raises(FleetError) as raised:
         _probe_image.build(probe_source(), python)
     assert raised.value.code == "PROOF_IMAGE_FAILED"
+
+
+def elf(interpreter: bytes, at: int, kind: int = 3) -> bytes:
+    """A 64-bit program with one header, that of its loader, whose name lies at the given place."""
+    head = b"\x7fELF\x02\x01".ljust(32, b"\0") + struct.pack("<Q", 64)
+    head = head.ljust(54, b"\0") + struct.pack("<HH", 56, 1)
+    header = struct.pack("<IIQQQQQQ", kind, 4, at, at, at, len(interpreter), len(interpreter), 1)
+    return (head.ljust(64, b"\0") + header).ljust(at, b"\xff") + interpreter
+
+
+@pytest.mark.parametrize("at", [200, 5_000_000], ids=["at the start", "behind the code"])
+def test_the_loader_is_read_from_the_program_header(at: int) -> None:
+    assert _probe_image.elf_interpreter(elf(b"/lib64/ld-linux-x86-64.so.2\0", at)) == "/lib64/ld-linux-x86-64.so.2"
+
+
+def test_a_program_without_a_loader() -> None:
+    assert _probe_image.elf_interpreter(elf(b"/lib64/x\0", 200, kind=1)) is None
+    assert _probe_image.elf_interpreter(b"#!/bin/sh\n") is None
+    assert _probe_image.elf_interpreter(elf(b"", 200)[:70]) is None
+
+
+def test_the_loader_of_this_python() -> None:
+    loader = _probe_image.elf_interpreter(Path(_probe_image.interpreter()).read_bytes())
+    assert loader and "/ld-" in loader and Path(loader).exists()
