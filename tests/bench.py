@@ -93,7 +93,7 @@ def main() -> int:
 
         proof = prove(site)
         bad += report(f"proof of two GPUs within 2.0 s ({proof:.2f} s)", proof <= 2.0)
-        deploy(site, users)
+        bad += deploy(site, users)
         resources(site)
     finally:
         lab("destroy", "--missing-ok", HOST)
@@ -132,18 +132,19 @@ def prove(site: Site) -> float:
     return total
 
 
-def deploy(site: Site, users: dict[str, Any]) -> None:
+def deploy(site: Site, users: dict[str, Any]) -> int:
     """A stack deployed again with no change, against Compose asked directly."""
     site.set({**users, "gpulab_stacks": {"quickstart": stack_in_lab()}})
     first, _ = timed(lambda: site.run("playbooks/deploy.yml").ok())
     row("first deploy of quickstart (build included)", first)
     again, agains, result = median(lambda: site.run("playbooks/deploy.yml").ok())
-    report("deploy without change changes nothing", result.changed == [])
+    bad = report("deploy without change changes nothing", result.changed == [])
     raw, raws, _ = median(
         lambda: site.login("trainer", "cd gpulab/stacks/quickstart && docker compose up -d --wait 2>&1")
     )
     row("deploy, no change", again, f"{executed(result)} tasks; {again / raw:.2f} x raw compose; {spread(agains)}")
     row("raw docker compose up -d --wait, no change", raw, spread(raws))
+    return bad
 
 
 def resources(site: Site) -> None:

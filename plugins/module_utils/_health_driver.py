@@ -106,7 +106,7 @@ def count(host: HostView) -> Seen:
         gpus = [f"{gpu['uuid']} ({gpu['name']})" for gpu in listed.gpus] if listed else facts.cards(host)["driver"]
         seen, names = len(gpus), ", ".join(gpus)
     if seen != int(str(expected)):
-        yield finding("PROOF_GPU_COUNT", f"{seen} of {expected}: {names}")
+        yield finding("PROOF_GPU_COUNT", f"expected {expected}, usable {seen}: {names}")
 
 
 def given(host: HostView) -> Seen:
