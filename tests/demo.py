@@ -13,8 +13,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from rich import box
 from rich.console import Console
-from rich.panel import Panel
 from rich.table import Table
 
 from tests.scenarios.site import LAB, ROOT, Site, lab, stack_in_lab
@@ -91,48 +91,59 @@ def show(site: Site) -> None:
     console.print(gpu_table(site))
     console.print(proof_table(record))
     console.print(service_table(site))
-    console.print(
-        Panel(
-            f"[bold]Log in[/]        tests/lab/lab ssh {HOST}          (root; `su - trainer` for the user)\n"
-            f"[bold]As trainer[/]    docker ps · docker run --rm --device nvidia.com/gpu=0 … nvidia-smi\n"
-            f"[bold]Watch it train[/] tests/lab/lab ssh {HOST} 'su - trainer -c \"docker logs -f quickstart-training-1\"'\n"
-            f"[bold]Its data[/]      /home/trainer/gpulab/data/quickstart (checkpoints, TensorBoard logs)\n"
-            f"[bold]Prove again[/]   .venv/bin/ansible-playbook -i {site.inventory.relative_to(ROOT)} playbooks/verify.yml\n"
-            f"[bold]Break a GPU[/]   tests/lab/lab gpu {HOST} fault uvm-missing   (mend: tests/lab/lab gpu {HOST} mend)\n"
-            f"[bold]Remove it[/]     make demo-clean",
-            title=f"{HOST} at {address} · Ubuntu 22.04 (posed) · driver simulated, everything else real",
-            expand=False,
-        )
-    )
+    console.rule(f"[bold]{HOST}[/] at {address}", align="left")
+    console.print("Posing as Ubuntu 22.04; the driver is simulated, everything else is real.\n")
+    console.print(next_steps(site))
     console.print(f"[bold green]Done[/] in {time.monotonic() - started:.0f} s.")
 
 
+def next_steps(site: Site) -> Table:
+    """What to type now: one line each, so that it can be copied."""
+    inventory = site.inventory.relative_to(ROOT)
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for what, how in {
+        "Log in as the user": f"tests/lab/lab ssh --user trainer {HOST}",
+        "Look around": "docker ps; nvidia-smi -L",
+        "Its data": "ls gpulab/data/quickstart/*  (checkpoints, TensorBoard logs)",
+        "Watch it train": "docker logs -f quickstart-training-1",
+        "Prove again": f".venv/bin/ansible-playbook -i {inventory} playbooks/verify.yml",
+        "Break a GPU": f"tests/lab/lab gpu {HOST} fault uvm-missing",
+        "Mend it": f"tests/lab/lab gpu {HOST} mend",
+        "Remove the host": "make demo-clean",
+    }.items():
+        table.add_row(what, how)
+    return table
+
+
 def gpu_table(site: Site) -> Table:
-    table = Table(title="GPUs of the host (simulated driver)", title_justify="left")
-    for column in ("index", "name", "UUID", "memory", "driver"):
-        table.add_column(column)
-    query = "nvidia-smi --query-gpu=index,name,uuid,memory.total,driver_version --format=csv,noheader"
-    for line in site.ssh(query).splitlines():
-        table.add_row(*[part.strip() for part in line.split(",")])
+    query = "nvidia-smi --query-gpu=index,name,memory.total,uuid,driver_version --format=csv,noheader"
+    gpus = [[part.strip() for part in line.split(",")] for line in site.ssh(query).splitlines()]
+    table = Table(title=f"GPUs of the host, simulated driver {gpus[0][4]}", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("#", "name", "memory", "UUID"):
+        table.add_column(column, no_wrap=True)
+    for gpu in gpus:
+        table.add_row(*gpu[:4])
     return table
 
 
 def proof_table(record: dict[str, Any]) -> Table:
-    table = Table(title="The proof, from inside rootless containers", title_justify="left")
+    table = Table(title="The proof, from inside rootless containers", title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("user", "what was proven", "GPU", "verdict", "seconds"):
         table.add_column(column)
     for user, proof in record["users"].items():
         for line in proof["steps"]:
             colour = {"pass": "green", "fail": "red"}.get(line["verdict"], "yellow")
             table.add_row(
-                user, line["name"], (line.get("gpu") or "")[-6:], f"[{colour}]{line['verdict']}[/]",
+                user, line["name"], "…" + line["gpu"][-4:] if line.get("gpu") else "", f"[{colour}]{line['verdict']}[/]",
                 f"{line.get('seconds') or 0:.2f}",
             )  # fmt: skip
     return table
 
 
 def service_table(site: Site) -> Table:
-    table = Table(title="The stack `quickstart`", title_justify="left")
+    table = Table(title="The stack `quickstart`", title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("service", "state", "health", "address"):
         table.add_column(column)
     out = site.login("trainer", "docker compose -p quickstart ps --format json")

@@ -1,0 +1,115 @@
+# Copyright: gpulab.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What this collection changed on a host, kept there, so that a reset can take it back.
+
+For each thing the first state counts, the one from before this collection came. An entry is on the disk
+before the change it stands for: a run that is killed in between leaves an entry too many, never one too few.
+Root's files and states are here; what lies in a user's home is in the state file of that user's engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.gpulab.fleet.plugins.module_utils._files import write_atomic
+
+SCHEMA = 1
+FOLDER = Path("/var/lib/gpulab/journal")
+
+# Kinds of entries and what their values are.
+FILE = "file"  # by path: null when there was none, else {"mode", "uid", "gid", "backup"} or {"link"}
+FOLDERS = "folder"  # by path: null; folders that were made
+PACKAGE = "package"  # by name: null; packages that were installed, those pulled in included
+REMOVED = "removed"  # by name: the version that was removed; listed, never installed again
+HOLD = "hold"  # by name: null; packages put on hold
+UNIT = "unit"  # by name: its UnitFileState before ("" when there was none)
+ACCOUNT = "account"  # by name: uid; accounts that were made
+LINGER = "linger"  # by name: null
+SUBID = "subid"  # by name: {"subuid": ["start:count"], "subgid": [...]}; ranges that were given
+SYSCTL = "sysctl"  # by name: the value before
+
+
+class Journal:
+    """The entries of a host. In check mode nothing is kept."""
+
+    def __init__(self, check: bool = False, folder: Path = FOLDER) -> None:
+        self.check = check
+        self.folder = folder
+        self.path = folder / "journal.json"
+
+    def entries(self, kind: str) -> dict[str, Any]:
+        """What is recorded of one kind, oldest first."""
+        found: dict[str, Any] = self._load().get(kind, {})
+        return found
+
+    def add(self, kind: str, name: str, before: Any = None) -> None:
+        """Record a change that is about to be made, unless that thing was changed before."""
+        if self.check:
+            return
+        with self._changing() as data:
+            data.setdefault(kind, {}).setdefault(name, before)
+
+    def drop(self, kind: str, name: str) -> None:
+        """Forget a change that has been taken back."""
+        if self.check:
+            return
+        with self._changing() as data:
+            value = data.get(kind, {}).pop(name, None)
+            if kind == FILE and isinstance(value, dict) and "backup" in value:
+                (self.folder / value["backup"]).unlink(missing_ok=True)
+
+    def keep_file(self, path: Path) -> None:
+        """Before a file is written, replaced or removed: keep how it is, and which folders are made for it."""
+        if self.check or str(path) in self.entries(FILE):
+            return
+        for parent in reversed(path.parents):
+            if not parent.is_dir():
+                self.add(FOLDERS, str(parent))
+        self.add(FILE, str(path), self._state(path))
+
+    def write(self, path: Path, data: bytes, mode: int) -> None:
+        """Write a file of root's whole, having kept how it was."""
+        self.keep_file(path)
+        if not self.check:
+            write_atomic(path, data, mode)
+
+    def _state(self, path: Path) -> dict[str, Any] | None:
+        if path.is_symlink():
+            return {"link": str(path.readlink())}
+        try:
+            status, content = path.stat(), path.read_bytes()
+        except FileNotFoundError:
+            return None
+        backup = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+        write_atomic(self.folder / backup, content, 0o600, 0o700)
+        return {"mode": status.st_mode & 0o7777, "uid": status.st_uid, "gid": status.st_gid, "backup": backup}
+
+    def backup(self, path: str) -> bytes:
+        """The content that a file had before its first change."""
+        return (self.folder / str(self.entries(FILE)[path]["backup"])).read_bytes()
+
+    def _load(self) -> dict[str, Any]:
+        try:
+            data: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {"schema": SCHEMA}
+        return data
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[dict[str, Any]]:
+        """The entries under a lock; written when they differ afterwards."""
+        if not self.folder.is_dir():
+            write_atomic(self.folder / "lock", b"", 0o600, 0o700)
+        with (self.folder / "lock").open("a") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX)
+            data = self._load()
+            before = json.dumps(data)
+            yield data
+            if json.dumps(data) != before:
+                write_atomic(self.path, (json.dumps(data, indent=2) + "\n").encode(), 0o600, 0o700)
