@@ -129,6 +129,11 @@ def too_old(package: Wanted, seen: str) -> FleetError:
     return FleetError("PACKAGE_TOO_OLD", f"{package.name}: {seen}; at least {package.minimum} is needed")
 
 
+def new_packages(simulated: str) -> list[str]:
+    """The packages that `apt-get --simulate` would install anew; one that is upgraded has its old version in brackets."""
+    return re.findall(r"^Inst (\S+) \(", simulated, re.MULTILINE)
+
+
 def complaints(output: str) -> list[str]:
     """The lines in which apt or dpkg say what is wrong."""
     return [line.strip() for line in output.splitlines() if re.match(r"\s*(E|W|Err|dpkg: error)\b:?", line)]

@@ -24,12 +24,16 @@ FOLDER = Path("/var/lib/gpulab/journal")
 
 # Kinds of entries and what their values are.
 FILE = "file"  # by path: null when there was none, else {"mode", "uid", "gid", "backup"} or {"link"}
-FOLDERS = "folder"  # by path: null; folders that were made
-PACKAGE = "package"  # by name: null; packages that were installed, those pulled in included
+FOLDERS = "folder"  # by path: null; folders that were made, removed when they are empty
+TREE = "tree"  # by path: null; folders that are wholly ours, removed with what is in them
+# By name: null, or "config" where settings of an earlier installation were; packages that were installed, those pulled
+# in included.
+PACKAGE = "package"
+UPGRADED = "upgraded"  # by name: the version before; listed, never brought back
 REMOVED = "removed"  # by name: the version that was removed; listed, never installed again
 HOLD = "hold"  # by name: null; packages put on hold
 UNIT = "unit"  # by name: its UnitFileState before ("" when there was none)
-ACCOUNT = "account"  # by name: uid; accounts that were made
+ACCOUNT = "account"  # by name: null; accounts that were made
 LINGER = "linger"  # by name: null
 SUBID = "subid"  # by name: {"subuid": ["start:count"], "subgid": [...]}; ranges that were given
 SYSCTL = "sysctl"  # by name: the value before
@@ -38,10 +42,10 @@ SYSCTL = "sysctl"  # by name: the value before
 class Journal:
     """The entries of a host. In check mode nothing is kept."""
 
-    def __init__(self, check: bool = False, folder: Path = FOLDER) -> None:
+    def __init__(self, check: bool = False, folder: Path | None = None) -> None:
         self.check = check
-        self.folder = folder
-        self.path = folder / "journal.json"
+        self.folder = folder or FOLDER
+        self.path = self.folder / "journal.json"
 
     def entries(self, kind: str) -> dict[str, Any]:
         """What is recorded of one kind, oldest first."""

@@ -119,6 +119,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._apt import (
     below,
     choose,
     complaints,
+    new_packages,
     outstanding,
     parse_dpkg,
     parse_policy,
@@ -127,6 +128,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._apt import (
 )
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from_error, message
+from ansible_collections.gpulab.fleet.plugins.module_utils._journal import PACKAGE, REMOVED, UPGRADED, Journal
 
 ENVIRONMENT = {
     "DEBIAN_FRONTEND": "noninteractive",
@@ -144,6 +146,7 @@ class Packages:
         self.wanted = wanted_from(self.p["packages"])
         self.names = [w.name for w in self.wanted]
         self.update_output = ""
+        self.journal = Journal(module.check_mode)
 
     def converge(self) -> dict[str, Any]:
         for package in self.wanted:
@@ -237,7 +240,7 @@ class Packages:
         if any(n in installed and not installed[n].whole for n in targets):
             options.append("--reinstall")
         arguments = [*options, *[f"{n}={v}" for n, v in targets.items()], *[f"{n}-" for n in remove]]
-        self.refuse_removals(arguments, remove)
+        self.record(self.refuse_removals(arguments, remove), targets, remove, installed)
         rc, out, err = self.apt("install", *arguments)
         if rc != 0 and "dpkg was interrupted" in err:
             self.module.run_command(["dpkg", "--configure", "-a", "--force-confdef"], environ_update=ENVIRONMENT)
@@ -246,12 +249,30 @@ class Packages:
             code = "APT_LOCKED" if "Unable to acquire the dpkg frontend lock" in err else "PACKAGE_INSTALL_FAILED"
             raise FleetError(code, "; ".join(complaints(err) or [err.strip()[-500:] or out.strip()[-500:]]))
 
-    def refuse_removals(self, arguments: list[str], remove: list[str]) -> None:
-        """apt removes whatever conflicts with what it installs; only what was named may go."""
+    def refuse_removals(self, arguments: list[str], remove: list[str]) -> str:
+        """apt removes whatever conflicts with what it installs; only what was named may go. What it would do."""
         out = self.apt("install", "--simulate", *arguments)[1]
         others = sorted({line.split()[1] for line in out.splitlines() if line.startswith("Remv ")} - set(remove))
         if others:
             raise FleetError("PACKAGE_CONFLICT", f"apt would also remove {', '.join(others)}")
+        return out
+
+    def record(
+        self, simulated: str, targets: dict[str, str], remove: list[str], installed: dict[str, Installed]
+    ) -> None:
+        """Write down what is about to change: what comes, with all that it pulls in, and what goes."""
+        new = new_packages(simulated)
+        query = self.module.run_command(["dpkg-query", "-W", "-f", QUERY_FORMAT, *new])[1] if new else ""
+        left = {line.split("\t")[0] for line in query.splitlines() if line.split("\t")[1][1:2] == "c"}
+        for name in new:
+            self.journal.add(PACKAGE, name, "config" if name in left else None)
+        ours = self.journal.entries(PACKAGE)
+        for name in targets:
+            if name in installed and name not in ours and installed[name].version != targets[name]:
+                self.journal.add(UPGRADED, name, installed[name].version)
+        for name in remove:
+            if name not in ours:
+                self.journal.add(REMOVED, name, installed[name].version)
 
     def apt(self, command: str, *arguments: str) -> tuple[int, str, str]:
         settings = [f"DPkg::Lock::Timeout={self.p['lock_timeout']}", "APT::Install-Recommends=false"]

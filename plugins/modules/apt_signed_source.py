@@ -104,8 +104,8 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import fetch_url
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.gpulab.fleet.plugins.module_utils._files import write_atomic
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from_error, message
+from ansible_collections.gpulab.fleet.plugins.module_utils._journal import Journal
 from ansible_collections.gpulab.fleet.plugins.module_utils._openpgp import armor, dearmor, fingerprints, normalize
 
 HEADER = "# Kept by gpulab.fleet (apt_signed_source); changes made here are overwritten."
@@ -185,6 +185,7 @@ class Source:
         self.module = module
         self.p: dict[str, Any] = module.params
         self.root = Path(root)
+        self.journal = Journal(module.check_mode)
         self.keyring = self.root / "keyrings" / f"{self.p['name']}.asc"
         self.sources = self.root / "sources.list.d" / f"{self.p['name']}.sources"
         self.before = {"source": self.read(self.sources), "key": self.present_key()}
@@ -224,8 +225,8 @@ class Source:
         if changed and not self.module.check_mode:
             # The key first: a source whose key is missing breaks apt, a key without a source does nothing.
             if after["key"] != self.before["key"]:
-                write_atomic(self.keyring, self.fetch_key(wanted_key), 0o644)
-            write_atomic(self.sources, text.encode(), 0o644)
+                self.journal.write(self.keyring, self.fetch_key(wanted_key), 0o644)
+            self.journal.write(self.sources, text.encode(), 0o644)
         return self.result(changed, after, wanted_key)
 
     def absent(self) -> dict[str, Any]:

@@ -126,9 +126,9 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._cdi_units import (
     VENDOR_REFRESH,
 )
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.gpulab.fleet.plugins.module_utils._files import write_atomic
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding, message, sort_findings
 from ansible_collections.gpulab.fleet.plugins.module_utils._gpu_presence import gpu_presence
+from ansible_collections.gpulab.fleet.plugins.module_utils._journal import TREE, UNIT, Journal
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import account
 
 Units = dict[str, dict[str, str]]
@@ -190,6 +190,7 @@ class CdiSpec:
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
         self.check: bool = module.check_mode
+        self.journal = Journal(self.check)
         self.actions: list[str] = []
         self.diff: list[dict[str, str]] = []
         self.findings: list[_cdi.Finding] = []
@@ -214,7 +215,14 @@ class CdiSpec:
         }
         written = [path for path, text in files.items() if self.write(path, text)]
         self.reload(written, users)
-        for step in unit_steps(self.units(), self.module.params["vendor_refresh"]):
+        if written:
+            for folder in (_cdi.SPECS, _cdi.STATE):
+                self.journal.add(TREE, folder)
+        units = self.units()
+        for step in unit_steps(units, self.module.params["vendor_refresh"]):
+            if step[0] == "mask":
+                for name in step[2:]:
+                    self.journal.add(UNIT, name, units.get(name, {}).get("UnitFileState", ""))
             self.systemctl(*step)
             if step[0] == "mask" and VENDOR_SPEC.exists():
                 self.remove(VENDOR_SPEC)  # nothing keeps it true from now on
@@ -308,8 +316,7 @@ class CdiSpec:
             return False
         self.actions.append(f"write {path}")
         self.show(path, before, text)
-        if not self.check:
-            write_atomic(file, text.encode(), mode)
+        self.journal.write(file, text.encode(), mode)
         return True
 
     def remove(self, path: Path) -> None:

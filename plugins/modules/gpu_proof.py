@@ -98,8 +98,8 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpulab.fleet.plugins.module_utils import _record
-from ansible_collections.gpulab.fleet.plugins.module_utils._files import write_atomic
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import message, sort_findings
+from ansible_collections.gpulab.fleet.plugins.module_utils._journal import Journal
 from ansible_collections.gpulab.fleet.plugins.module_utils._proof import gathered
 
 TOOLKIT = "nvidia-container-toolkit-base"
@@ -134,6 +134,7 @@ class Keeper:
 
     def __init__(self, path: Path, facts: Path) -> None:
         self.path, self.facts = path, facts
+        self.journal = Journal()
         self.before = load(path)
         self.facts_before = load(facts)
 
@@ -144,12 +145,12 @@ class Keeper:
     def keep(self, record: dict[str, Any]) -> None:
         facts = {key: value for key, value in self.facts_before.items() if key != "proof"}
         if record:
-            write_atomic(self.path, dump(record), 0o644)
+            self.journal.write(self.path, dump(record), 0o644)
             facts["proof"] = record
         else:
             self.path.unlink(missing_ok=True)
         if facts:
-            write_atomic(self.facts, dump(facts), 0o644)
+            self.journal.write(self.facts, dump(facts), 0o644)
         else:
             self.facts.unlink(missing_ok=True)
 
@@ -218,7 +219,8 @@ def main() -> None:
     changed = keeper.differs(record)
     if changed:
         keeper.keep(record)
-    write_atomic(Path(params["runtime_path"]), dump({**now(), "record": record, "info": info, "proofs": proofs}), 0o644)
+    latest = {**now(), "record": record, "info": info, "proofs": proofs}
+    keeper.journal.write(Path(params["runtime_path"]), dump(latest), 0o644)
     result.update(changed=changed, recorded=changed, record=record, ansible_facts={"gpulab_proof": record})
     if module._diff and changed:
         result["diff"] = keeper.diff(record)

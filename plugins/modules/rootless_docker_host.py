@@ -84,8 +84,8 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpulab.fleet.plugins.module_utils._docker_api import container_names, get
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.gpulab.fleet.plugins.module_utils._files import write_atomic
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from_error, message
+from ansible_collections.gpulab.fleet.plugins.module_utils._journal import UNIT, Journal
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import account
 
 DOCKER_UNITS = ("docker.service", "docker.socket")
@@ -132,6 +132,7 @@ class Host:
     def __init__(self, module: AnsibleModule, root: Path = Path("/")) -> None:
         self.module = module
         self.root = root
+        self.journal = Journal(module.check_mode)
         self.actions: list[str] = []
         self.diff: list[dict[str, str]] = []
 
@@ -153,6 +154,8 @@ class Host:
         if self.needs_profile() and self.put(profile, APPARMOR_PROFILE):
             self.act("loaded the AppArmor profile", ["apparmor_parser", "-r", str(self.root / profile)])
         if masks:
+            for name in masks:
+                self.journal.add(UNIT, name, units[name].get("UnitFileState", ""))
             self.act(f"masked {', '.join(masks)}", ["systemctl", "mask", *masks])
             states = {name: units[name].get("UnitFileState") or "absent" for name in masks}
             self.diff.append(
@@ -224,8 +227,7 @@ class Host:
         before = path.read_text(encoding="utf-8") if path.is_file() else ""
         if before == text:
             return False
-        if not self.module.check_mode:
-            write_atomic(path, text.encode(), 0o644)
+        self.journal.write(path, text.encode(), 0o644)
         self.actions.append(f"wrote {path}")
         self.diff.append({"before_header": str(path), "after_header": str(path), "before": before, "after": text})
         return True

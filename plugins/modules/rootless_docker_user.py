@@ -120,9 +120,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpulab.fleet.plugins.module_utils._apt import below
 from ansible_collections.gpulab.fleet.plugins.module_utils._daemon_json import FLAG_SPELLINGS
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.gpulab.fleet.plugins.module_utils._files import write_atomic
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding, from_error, message
 from ansible_collections.gpulab.fleet.plugins.module_utils._floors import ENGINE_FLOOR, dotted
+from ansible_collections.gpulab.fleet.plugins.module_utils._journal import LINGER, TREE, Journal
 from ansible_collections.gpulab.fleet.plugins.module_utils._rootless_engine import Engine, parse_properties, read
 from ansible_collections.gpulab.fleet.plugins.module_utils._subid import COUNT, of_user, parse
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account, account, as_user
@@ -151,6 +151,7 @@ class RootlessUser:
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
         self.name = module.params["name"]
+        self.journal = Journal(module.check_mode)
         self.actions: list[str] = []
         self.diff: list[dict[str, str]] = []
 
@@ -185,8 +186,8 @@ class RootlessUser:
             return
         self.actions.append(f"wrote {path}")
         self.diff.append({"before_header": str(path), "after_header": str(path), "before": before, "after": after})
-        if not self.module.check_mode:
-            write_atomic(path, after.encode(), 0o644)
+        self.journal.add(TREE, str(RUNTIMES / self.name))
+        self.journal.write(path, after.encode(), 0o644)
 
     def refuse_unusable(self, user: Account) -> None:
         if not user.home.is_dir() or user.home.stat().st_uid != user.uid:
@@ -204,6 +205,7 @@ class RootlessUser:
         unit = f"user@{user.uid}.service"
         if not Path(f"/var/lib/systemd/linger/{user.name}").exists():
             self.actions.append("enabled lingering")
+            self.journal.add(LINGER, user.name)
             self.root("loginctl", "enable-linger", user.name)
         state = self.state(unit)
         if state.get("NeedDaemonReload") == "yes":
@@ -227,7 +229,7 @@ class RootlessUser:
         if not self.module.check_mode:
             self.module.run_command(list(argv), check_rc=True)
 
-    def journal(self) -> str:
+    def last_words(self) -> str:
         """The last words of an engine that did not start."""
         try:
             uid = account(self.name).uid
@@ -272,7 +274,7 @@ def main() -> None:
     except FleetError as error:
         detail = error.detail
         if error.code == "ENGINE_START_FAILED":
-            detail += f"\n{user.journal()}"
+            detail += f"\n{user.last_words()}"
         wrong = detail.partition(":")[0]
         found = from_error(
             FleetError(error.code, detail), user=name, wrong=wrong, right=FLAG_SPELLINGS.get(wrong, ""), home=detail

@@ -76,6 +76,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import write_atomic
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding, from_error, message
+from ansible_collections.gpulab.fleet.plugins.module_utils._journal import SUBID, Journal
 from ansible_collections.gpulab.fleet.plugins.module_utils._subid import (
     Range,
     find_free,
@@ -142,6 +143,9 @@ class Ranges:
         after = {k: appended(text[k], added[k]) for k in KINDS}
         changed = [k for k in KINDS if added[k]]
         if not self.module.check_mode:
+            for user in {r.owner: None for k in changed for r in added[k]}:
+                given = {k: [f"{r.start}:{r.count}" for r in of_user(added[k], user, None)] for k in KINDS}
+                Journal().add(SUBID, user, given)
             for kind in changed:
                 write_atomic(self.files[kind], after[kind].encode(), 0o644)
         total = {k: [*ranges[k], *added[k]] for k in KINDS}

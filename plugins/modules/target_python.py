@@ -76,6 +76,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpulab.fleet.plugins.module_utils._gpu_presence import gpu_presence
+from ansible_collections.gpulab.fleet.plugins.module_utils._journal import TREE, Journal
 
 COMPLETE = ".complete"
 
@@ -152,6 +153,7 @@ def main() -> None:
     if module._diff:
         answer["diff"] = {"before": f"{before}\n" if before else "", "after": f"{digest}\n", "before_header": "current"}
     if changed and not lacks and not module.check_mode:
+        Journal().add(TREE, str(root))
         try:
             if archive:
                 seen = hashlib.sha256(Path(archive).read_bytes()).hexdigest()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.gpulab.fleet.plugins.module_utils._journal import PACKAGE, REMOVED, UPGRADED, Journal
 from ansible_collections.gpulab.fleet.plugins.modules.apt_packages import Packages
 
 NEW = "5:28.5.2-1~jammy"
@@ -27,6 +28,7 @@ class Host:
         self.update_error = ""
         self.install_errors: list[str] = []
         self.also_removed: list[str] = []
+        self.also_installed: list[str] = []
         self.warnings: list[str] = []
 
     def run(self, argv: list[str], environ_update: dict[str, str] | None = None) -> tuple[int, str, str]:
@@ -44,7 +46,10 @@ class Host:
         if "update" in argv:
             return 0, "", self.update_error
         if "--simulate" in argv:
-            return 0, "".join(f"Remv {n} [1]\n" for n in [a[:-1] for a in argv if a[-1] == "-"] + self.also_removed), ""
+            out = [f"Remv {n} [1]" for n in [a[:-1] for a in argv if a[-1] == "-"] + self.also_removed]
+            for name, version in [a.split("=") for a in argv if "=" in a and "::" not in a]:
+                out.append(f"Inst {name} [1] ({version})" if self.has(name) else f"Inst {name} ({version})")
+            return 0, "".join(f"{line}\n" for line in [*out, *self.also_installed]), ""
         if self.install_errors:
             return 100, "", self.install_errors.pop(0)
         for argument in argv[argv.index("install") + 1 :]:
@@ -54,6 +59,9 @@ class Host:
             elif argument.endswith("-"):
                 del self.installed[argument[:-1]]
         return 0, "", ""
+
+    def has(self, name: str) -> bool:
+        return name in self.installed and self.installed[name][0][1] != "c"
 
     def policy(self, name: str) -> str:
         table = "".join(
@@ -209,3 +217,34 @@ def test_apt_s_own_words(host: Host, error: str, code: str) -> None:
         host.converge()
     assert caught.value.code == code
     assert error.splitlines()[0] in caught.value.detail
+
+
+def test_all_that_comes_and_goes_is_in_the_journal_before_apt_acts(host: Host) -> None:
+    host.also_installed = ["Inst libslirp0 (4.7-1 Debian:12 [amd64])"]
+    host.installed["uidmap"] = ("rc ", "1:4.0-1")
+    host.install_errors = ["E: killed"]
+    with pytest.raises(FleetError):
+        host.converge()
+    assert Journal().entries(PACKAGE) == {"docker-ce": None, "uidmap": "config", "libslirp0": None}
+    assert Journal().entries(REMOVED) == {"docker.io": "20.10-1"}
+
+
+def test_an_upgrade_of_what_was_there_is_told_from_what_we_brought(host: Host) -> None:
+    host.installed["docker-ce"] = ("ii ", OLD)
+    host.converge()
+    assert Journal().entries(UPGRADED) == {"docker-ce": OLD}
+    assert list(Journal().entries(PACKAGE)) == ["uidmap"]
+
+
+def test_what_we_brought_ourselves_is_neither_upgraded_nor_removed(host: Host) -> None:
+    host.converge()
+    host.installed["docker-ce"] = ("ii ", OLD)
+    host.converge()
+    assert Journal().entries(UPGRADED) == {}
+    host.converge(packages=[{"name": "uidmap"}], conflicts=["docker-ce"])
+    assert list(Journal().entries(REMOVED)) == ["docker.io"]
+
+
+def test_check_mode_records_nothing(host: Host) -> None:
+    host.converge(check=True)
+    assert Journal().entries(PACKAGE) == {}

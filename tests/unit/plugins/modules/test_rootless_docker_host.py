@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.gpulab.fleet.plugins.module_utils._journal import FILE, UNIT, Journal
 from ansible_collections.gpulab.fleet.plugins.modules import rootless_docker_host as module_under_test
 from ansible_collections.gpulab.fleet.plugins.modules.rootless_docker_host import (
     APPARMOR_PROFILE,
@@ -189,3 +190,10 @@ def test_apparmor(tmp_path: Path, switch: str | None, profile: str | None, writt
     if written:
         assert ours.read_text() == APPARMOR_PROFILE
         assert not host(tmp_path, show())[0].put("etc/apparmor.d/gpulab-rootlesskit", APPARMOR_PROFILE)
+
+
+def test_what_is_changed_is_in_the_journal(tmp_path: Path) -> None:
+    first, _ = host(tmp_path, show(docker_service=OFF))
+    first.converge()
+    assert Journal().entries(UNIT) == {"docker.service": "disabled", "docker.socket": "", "containerd.service": ""}
+    assert Journal().entries(FILE) == {str(tmp_path / DROP_IN): None}
