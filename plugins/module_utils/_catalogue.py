@@ -87,6 +87,16 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "cause": "{setting} and gpulab_gpus_expected contradict each other.",
         "remedy": "Correct whichever is wrong.",
     },
+    "DATA_ROOT_SHARED": {
+        "layer": "inventory",
+        "severity": "error",
+        "title": "Two engines would keep their data in one place",
+        "cause": (
+            "Two engines destroy each other's data in one folder, or in folders of which one lies in the other. A "
+            "data-root in rootless_docker_daemon is every user's."
+        ),
+        "remedy": "Give each user a folder of their own, such as {setting}: /scratch/NAME/docker.",
+    },
     # --- host ----------------------------------------------------------------------------------
     "OS_UNSUPPORTED": {
         "layer": "host",
@@ -631,6 +641,30 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "title": "A rootless engine cannot belong to root",
         "cause": "The point of it is that neither the engine nor a container has root on the host.",
         "remedy": "Name an ordinary user in gpulab_users.",
+    },
+    "USER_IS_SYSTEM": {
+        "layer": "users",
+        "severity": "error",
+        "title": "A user of the inventory is a system account",
+        "cause": (
+            "{user} has uid {uid}; below {floor} are the accounts of services, and an engine gives whoever may become "
+            "that account containers, GPUs and a service manager that never ends."
+        ),
+        "remedy": "If it is meant, say so with gpulab_users.{user}.system: true; else name a person's account.",
+    },
+    "USER_IN_DOCKER_GROUP": {
+        "layer": "users",
+        "severity": "warning",
+        "title": "A user with a rootless engine is in the group docker",
+        "cause": "Whoever is in it is root on this host as soon as a root-owned engine runs. Nobody is put there by us.",
+        "remedy": "gpasswd -d {user} docker (it takes effect at the next login)",
+    },
+    "LIMIT_UNENFORCEABLE": {
+        "layer": "users",
+        "severity": "error",
+        "title": "A limit is asked for that this host cannot enforce",
+        "cause": "{why}",
+        "remedy": "{mend}, or take {setting} away.",
     },
     "HOME_UNUSABLE": {
         "layer": "users",

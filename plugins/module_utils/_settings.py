@@ -9,6 +9,7 @@ is reported, not just the first.
 from __future__ import annotations
 
 import difflib
+import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -86,10 +87,41 @@ IMAGES = Kind(
         isinstance(value, list) and all(isinstance(each, dict) and set(each) == {"name", "archive"} for each in value)
     ),
 )
+REGISTRIES = Kind(
+    "a mapping from a registry's host (such as registry.example.org:5000) to {username, password}",
+    lambda value: isinstance(value, dict) and all(_is_login(host, login) for host, login in value.items()),
+)
+LIMITS = Kind(
+    "a mapping with cpus (a number such as 2.5), memory and disk (a size such as 64G)",
+    lambda value: isinstance(value, dict) and all(key in LIMIT_FORMS and LIMIT_FORMS[key](value[key]) for key in value),
+)
+CONTAINER_IDS = Kind(
+    "a list of user ids in containers, each from 1 to 65535",
+    lambda value: isinstance(value, list) and all(_is_int(each) and 0 < int(each) < 65536 for each in value),
+)
 PLAIN_VALUES = Kind(
     "a mapping from name to a text, number or switch",
     lambda value: isinstance(value, dict) and all(isinstance(each, str | int | float) for each in value.values()),
 )
+
+
+def _is_login(host: Any, login: Any) -> bool:
+    named = isinstance(host, str) and re.fullmatch(r"[A-Za-z0-9.-]+(:\d+)?(/v1/)?", host) is not None
+    if not named or not isinstance(login, dict) or set(login) != {"username", "password"}:
+        return False
+    # The form that Docker keeps a login in ends the name at the first colon.
+    return all(isinstance(each, str) and each for each in login.values()) and ":" not in login["username"]
+
+
+def _is_size(value: Any) -> bool:
+    return not isinstance(value, bool) and re.fullmatch(r"[1-9]\d*[KMGT]?", str(value)) is not None
+
+
+LIMIT_FORMS: dict[str, Callable[[Any], bool]] = {
+    "cpus": lambda value: _is_number(value) and float(value) >= 0.01,
+    "memory": _is_size,
+    "disk": _is_size,
+}
 
 
 def _is_gpu(value: Any) -> bool:
@@ -100,6 +132,7 @@ VARIABLES: dict[str, Kind] = {
     "gpulab_users": MAPPING,
     "gpulab_stacks": MAPPING,
     "gpulab_gpus_expected": WHOLE,
+    "gpulab_gpu_shares": _one_of("cooperative", "enforced"),
     "rootless_docker_source": _one_of("vendor", "distribution"),
     "rootless_docker_engine_version": VERSION,
     "rootless_docker_containerd_version": VERSION,
@@ -126,6 +159,10 @@ USER_KEYS: dict[str, Kind] = {
     "uid": WHOLE,
     "home": HOME,
     "daemon": MAPPING,
+    "system": SWITCH,
+    "registries": REGISTRIES,
+    "limits": LIMITS,
+    "container_ids": CONTAINER_IDS,
 }
 STACK_KEYS: dict[str, Kind] = {
     "source": ANY_TEXT,
@@ -137,7 +174,7 @@ STACK_KEYS: dict[str, Kind] = {
     "state": _one_of("present", "absent"),
 }
 PREFIXES = ("gpulab_", "rootless_docker_", "nvidia_container_toolkit_", "gpu_verify_", "compose_stacks_")
-SECRET_KEYS = ("secrets",)
+SECRET_KEYS = ("secrets", "registries")
 
 
 def problems(settings: Mapping[str, Any], exists: Exists) -> list[dict[str, Any]]:
@@ -246,7 +283,25 @@ class _Problems:
                 self.report("SETTING_INVALID", seen, setting=f"{where}.uid", wanted="a uid of its own")
             self.daemon(f"{where}.daemon", user.get("daemon"))
         self.daemon("rootless_docker_daemon", self.settings.get("rootless_docker_daemon"))
+        self.data_roots(good)
         return good
+
+    def data_roots(self, users: Mapping[str, dict[str, Any]]) -> None:
+        """No two engines keep their data in, or below, one folder."""
+        shared = self.settings.get("rootless_docker_daemon")
+        shared = shared.get("data-root") if isinstance(shared, dict) else None
+        roots: dict[str, str] = {}
+        for name, user in users.items():
+            root = user.get("daemon", {}).get("data-root", shared)
+            where = f"gpulab_users.{name}.daemon.data-root"
+            if root is None or user.get("state") == "absent" or not self.fits(where, root, HOME):
+                continue
+            root = posixpath.normpath(root)
+            for other, taken in roots.items():
+                if f"{root}/".startswith(f"{taken}/") or f"{taken}/".startswith(f"{root}/"):
+                    seen = f"{where} = {root}, gpulab_users.{other}.daemon.data-root = {taken}"
+                    self.report("DATA_ROOT_SHARED", seen, setting=where)
+            roots[name] = root
 
     def daemon(self, where: str, daemon: Any) -> None:
         """Options that dockerd would accept and not use."""
