@@ -663,8 +663,25 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "users",
         "severity": "error",
         "title": "A limit is asked for that this host cannot enforce",
-        "cause": "{why}",
-        "remedy": "{mend}, or take {setting} away.",
+        "cause": (
+            "systemd ignores a limit whose controller the kernel does not offer. What an engine stores belongs to "
+            "the user's subordinate ids, which no quota of a user counts."
+        ),
+        "remedy": (
+            "Take the limit away. For cpus and memory /sys/fs/cgroup/cgroup.controllers must list their controllers "
+            "(cgroup v2, no cgroup_disable on the kernel's command line); instead of disk give the engine a file "
+            "system of that size with gpulab_users.{user}.daemon.data-root."
+        ),
+    },
+    "REGISTRY_LOGIN_ELSEWHERE": {
+        "layer": "users",
+        "severity": "error",
+        "title": "A user's Docker keeps its registry logins in a program of its own",
+        "cause": "With credsStore or credHelpers in ~/.docker/config.json the CLI never looks at the logins in that file.",
+        "remedy": (
+            "Log in as {user} with docker login and take gpulab_users.{user}.registries away, or remove credsStore and "
+            "credHelpers from that file."
+        ),
     },
     "HOME_UNUSABLE": {
         "layer": "users",

@@ -164,6 +164,12 @@ def engine(host: HostView, account: Account) -> Engine:
     return host.remember(f"engine {account.name}", read)
 
 
+def wanted_data_root(host: HostView, user: str) -> str:
+    """Where the inventory wants a user's engine to keep its data; empty where it does not say."""
+    own = dict_of(dict_of(dict_of(host.settings.get("gpulab_users")).get(user)).get("daemon"))
+    return str(own.get("data-root") or dict_of(host.settings.get("rootless_docker_daemon")).get("data-root") or "")
+
+
 def cli_context(host: HostView, account: Account) -> str:
     """The Docker context that a user's commands use unless told otherwise; empty when none is set."""
     config = json_file(host, f"{account.home}/.docker/config.json") or {}

@@ -9,7 +9,7 @@ import time
 from ansible_collections.gpulab.fleet.plugins.module_utils import _health_facts as facts
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding
 from ansible_collections.gpulab.fleet.plugins.module_utils._health import Check, Seen
-from ansible_collections.gpulab.fleet.plugins.module_utils._health_view import HostView, Unreadable
+from ansible_collections.gpulab.fleet.plugins.module_utils._health_view import Account, HostView, Unreadable
 
 # Tested releases; a newer one of the same distributions is let through with a warning.
 SUPPORTED = {"ubuntu": ("22.04", "24.04"), "debian": ("12", "13")}
@@ -127,25 +127,29 @@ def data_roots(host: HostView) -> Seen:
     """Where images and containers will lie: a local file system of the user's own."""
     for account in facts.interesting_accounts(host)[0]:
         try:
-            root = facts.engine(host, account).data_root
-            mount = facts.mount_of(host, root)
-            owner = host.node(root)
+            roots = [facts.engine(host, account).data_root, facts.wanted_data_root(host, account.name)]
+            for root in dict.fromkeys(root for root in roots if root):
+                yield from _data_root(host, account, root)
         except Unreadable as error:
             yield error
-            continue
-        if mount and mount.kind in NETWORK_FILE_SYSTEMS:
-            yield finding(
-                "DATA_ROOT_NETWORK_FS",
-                f"{root} of {account.name} lies on {mount.point}, {mount.kind} from {mount.source}",
-                user=account.name,
-            )
-        if owner and owner.uid != account.uid:
-            yield finding(
-                "DATA_ROOT_NOT_OWNED",
-                f"{root} belongs to uid {owner.uid}, not {account.name}",
-                user=account.name,
-                path=root,
-            )
+
+
+def _data_root(host: HostView, account: Account, root: str) -> Seen:
+    mount = facts.mount_of(host, root)
+    owner = host.node(root)
+    if mount and mount.kind in NETWORK_FILE_SYSTEMS:
+        yield finding(
+            "DATA_ROOT_NETWORK_FS",
+            f"{root} of {account.name} lies on {mount.point}, {mount.kind} from {mount.source}",
+            user=account.name,
+        )
+    if owner and owner.uid != account.uid:
+        yield finding(
+            "DATA_ROOT_NOT_OWNED",
+            f"{root} belongs to uid {owner.uid}, not {account.name}",
+            user=account.name,
+            path=root,
+        )
 
 
 def room(host: HostView) -> Seen:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 from ansible_collections.gpulab.fleet.plugins.module_utils import _health_facts as facts
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
@@ -12,7 +13,9 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._findings import find
 from ansible_collections.gpulab.fleet.plugins.module_utils._health import Check, Seen
 from ansible_collections.gpulab.fleet.plugins.module_utils._health_view import Account, HostView, Unreadable
 from ansible_collections.gpulab.fleet.plugins.module_utils._subid import COUNT, Range, parse
+from ansible_collections.gpulab.fleet.plugins.module_utils._user_limits import CONTROLLERS, unenforceable
 
+NOBODY = 65534
 ID_FILES = ("/etc/subuid", "/etc/subgid")
 SHELL_FILES = ("/etc/environment", "{home}/.profile", "{home}/.bash_profile", "{home}/.bashrc", "{home}/.zshrc")
 
@@ -25,6 +28,32 @@ def ranges(host: HostView, path: str) -> list[tuple[str, Range]]:
         return [(names.get(each.owner, each.owner), each) for each in parse(host.read(path) or "", path)]
 
     return host.remember(f"ranges {path}", read)
+
+
+def accounts(host: HostView) -> Seen:
+    """Whoever is given an engine is a person, or a system account on purpose, and no root by way of a group."""
+    wanted = facts.dict_of(host.settings.get("gpulab_users"))
+    login_defs = re.search(r"^\s*UID_MIN\s+(\d+)", host.read("/etc/login.defs") or "", re.MULTILINE)
+    floor = int(login_defs.group(1)) if login_defs else 1000
+    answer = host.run(["getent", "group", "docker"])
+    docker = answer.out.strip().split(":") if answer and answer.rc == 0 else []
+    for name, entry in wanted.items():
+        user = facts.dict_of(entry)
+        account = host.account(str(name))
+        uid = account.uid if account else int(user["uid"]) if str(user.get("uid")).isdecimal() else None
+        on_purpose = str(user.get("system", False)).lower() in ("true", "yes")
+        if uid == NOBODY or (uid and uid < floor and not on_purpose):
+            yield finding("USER_IS_SYSTEM", f"gpulab_users.{name}: uid {uid}", user=name, uid=uid, floor=floor)
+        if account and len(docker) == 4 and (account.name in docker[3].split(",") or str(account.gid) == docker[2]):
+            yield finding("USER_IN_DOCKER_GROUP", f"getent group docker: {':'.join(docker)}", user=name)
+
+
+def limits(host: HostView) -> Seen:
+    """What users are limited to can be enforced here."""
+    controllers = host.word(CONTROLLERS) or ""
+    for name, entry in facts.dict_of(host.settings.get("gpulab_users")).items():
+        for seen in unenforceable(str(name), facts.dict_of(facts.dict_of(entry).get("limits")), controllers):
+            yield finding("LIMIT_UNENFORCEABLE", seen, user=name)
 
 
 def subordinate_ids(host: HostView) -> Seen:
@@ -103,6 +132,8 @@ def _command_line(host: HostView, account: Account) -> Seen:
 
 
 CHECKS = (
+    Check("accounts", accounts, ("USER_IS_SYSTEM", "USER_IN_DOCKER_GROUP"), preflight=True),
+    Check("limits", limits, ("LIMIT_UNENFORCEABLE",), preflight=True),
     Check("subordinate_ids", subordinate_ids, ("SUBID_OVERLAP", "SUBID_FILE_INVALID"), preflight=True),
     Check("enough_ids", enough_ids, ("SUBID_MISSING",)),
     Check("lingering", lingering, ("LINGER_OFF", "USER_BUS_MISSING")),

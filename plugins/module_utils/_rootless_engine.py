@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.gpulab.fleet.plugins.module_utils import _daemon_json as settings
+from ansible_collections.gpulab.fleet.plugins.module_utils import _registries
 from ansible_collections.gpulab.fleet.plugins.module_utils._docker_api import container_names, get
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import write_atomic
@@ -108,6 +109,7 @@ class Engine:
         self.nvidia_runtime = nvidia_runtime
         self.check = check
         self.upgraded = check and upgraded  # a package upgrade that is only predicted leaves no other trace
+        self.registries: list[dict[str, Any]] = []
         self.actions: list[str] = []
         self.diff: list[dict[str, str]] = []
         self.stale: list[str] = []  # why the running engine is not what its files say
@@ -219,9 +221,24 @@ class Engine:
         config = docker / "config.json"
         text = read(config)
         present = settings.parse(text, str(config), "CLI_CONFIG_INVALID")
-        if present.get("currentContext") != "rootless":
+        after = self.with_logins({**present, "currentContext": "rootless"}, config)
+        if after != present:
             # May hold registry credentials: never in a diff.
-            self.put(config, text, settings.render({**present, "currentContext": "rootless"}), 0o600, diff=False)
+            self.put(config, text, settings.render(after), 0o600, diff=False)
+        if self.registries and config.exists() and stat.S_IMODE(config.stat().st_mode) & 0o077:
+            self.actions.append(f"closed {config} to others")
+            if not self.check:
+                config.chmod(0o600)
+
+    def with_logins(self, config: dict[str, Any], path: Path) -> dict[str, Any]:
+        """The CLI's configuration with the inventory's registry logins; what is ours is kept in the state."""
+        state = self.read_state()
+        before = state.get("registries", {})
+        after, record = _registries.merge(config, _registries.wanted(self.registries), before, str(path))
+        if record != before and not self.check:
+            state = {**state, "schema": SCHEMA, "registries": record}
+            write_atomic(self.state_file, settings.render(state).encode(), 0o600, 0o700)
+        return after
 
     # --- service -------------------------------------------------------------------------------
 

@@ -88,7 +88,7 @@ IMAGES = Kind(
     ),
 )
 REGISTRIES = Kind(
-    "a mapping from a registry's host (such as registry.example.org:5000) to {username, password}",
+    "a mapping from a registry's host (such as registry.example.org:5000) to username and password",
     lambda value: isinstance(value, dict) and all(_is_login(host, login) for host, login in value.items()),
 )
 LIMITS = Kind(

@@ -38,6 +38,41 @@ options:
         been restarted yet would hand out all GPUs of the host.
     type: bool
     default: false
+  registries:
+    description:
+      - Logins for registries, put into the C(~/.docker/config.json) of the user, which then has mode 0600. Other logins
+        there stay; one that an earlier run put there and that is no longer asked for goes.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      host:
+        description: The registry, such as V(registry.example.org:5000) or V(docker.io).
+        type: str
+        required: true
+      login:
+        description: The account there.
+        type: dict
+        required: true
+        suboptions:
+          username:
+            description: Its name.
+            type: str
+            required: true
+          password:
+            description: Its password or token.
+            type: str
+            required: true
+  limits:
+    description:
+      - C(cpus) (a number) and C(memory) (a size such as V(64G)) for everything that the user runs, containers included.
+        A limit that the host cannot enforce is refused.
+    type: dict
+    default: {}
+  create_home:
+    description: Whether the home of an account that has none yet is made, as a first login would.
+    type: bool
+    default: false
   upgraded:
     description:
       - Whether an earlier task replaces the engine's programs. Needed in check mode only, where they are not replaced
@@ -105,7 +140,8 @@ finding:
   description: >-
     Code, cause and remedy of a failure. Codes are USER_MISSING, USER_IS_ROOT, HOME_UNUSABLE, USER_MANAGER_DOWN,
     SUBID_MISSING, ENGINE_MISSING, ENGINE_TOO_OLD, ENGINE_START_FAILED, ENGINE_UNRESPONSIVE, DAEMON_JSON_INVALID,
-    DAEMON_JSON_REJECTED, DAEMON_JSON_TYPO, DATA_ROOT_NETWORK_FS and CLI_CONFIG_INVALID.
+    DAEMON_JSON_REJECTED, DAEMON_JSON_TYPO, DATA_ROOT_NETWORK_FS, DATA_ROOT_NOT_OWNED, LIMIT_UNENFORCEABLE,
+    REGISTRY_LOGIN_ELSEWHERE and CLI_CONFIG_INVALID.
   type: dict
   returned: failure
 """
@@ -117,17 +153,19 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.gpulab.fleet.plugins.module_utils import _data_root, _user_limits
 from ansible_collections.gpulab.fleet.plugins.module_utils._apt import below
 from ansible_collections.gpulab.fleet.plugins.module_utils._daemon_json import FLAG_SPELLINGS
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding, from_error, message
 from ansible_collections.gpulab.fleet.plugins.module_utils._floors import ENGINE_FLOOR, dotted
-from ansible_collections.gpulab.fleet.plugins.module_utils._journal import LINGER, TREE, Journal
+from ansible_collections.gpulab.fleet.plugins.module_utils._journal import FILE, LINGER, TREE, Journal
 from ansible_collections.gpulab.fleet.plugins.module_utils._rootless_engine import Engine, parse_properties, read
 from ansible_collections.gpulab.fleet.plugins.module_utils._subid import COUNT, of_user, parse
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account, account, as_user
 
 RECOMMENDED = "28.2"
+CONTROLLERS = Path(_user_limits.CONTROLLERS)
 RUNTIMES = Path("/var/lib/gpulab/runtime")
 START_SCRIPTS = ("/usr/bin/dockerd-rootless.sh", "/usr/share/docker.io/contrib/dockerd-rootless.sh")
 
@@ -162,11 +200,16 @@ class RootlessUser:
         except FleetError as error:
             if error.code != "USER_MISSING" or not check:
                 raise
+            self.refuse_limits()
             self.runtime()
             return self.engine(Account(self.name, -1, -1, Path("/home") / self.name)).converge()
+        self.refuse_limits()
+        self.home(user)
         if not check:
             self.refuse_unusable(user)
         self.runtime()
+        self.data_root(user)
+        self.limits(user)
         self.linger(user)
         return as_user(user, self.engine(user).converge)
 
@@ -174,7 +217,10 @@ class RootlessUser:
         params = self.module.params
         check = self.module.check_mode
         runtime = str(RUNTIMES / self.name) if params["nvidia_runtime"] else ""
-        return Engine(user, params["daemon"], params["cdi_spec_dir"] or "", check, params["upgraded"], runtime)
+        spec_dir = params["cdi_spec_dir"] or ""
+        engine = Engine(user, params["daemon"], spec_dir, check, params["upgraded"], runtime)
+        engine.registries = params["registries"]
+        return engine
 
     def runtime(self) -> None:
         """The settings of NVIDIA's runtime, there before an engine can start it."""
@@ -188,6 +234,37 @@ class RootlessUser:
         self.diff.append({"before_header": str(path), "after_header": str(path), "before": before, "after": after})
         self.journal.add(TREE, str(RUNTIMES / self.name))
         self.journal.write(path, after.encode(), 0o644)
+
+    def home(self, user: Account) -> None:
+        """A home as the first login makes it, for accounts of a directory service who have not logged in yet."""
+        if not self.module.params["create_home"] or user.home.exists():
+            return
+        self.actions.append(f"made {user.home}")
+        self.root("mkhomedir_helper", user.name)
+
+    def data_root(self, user: Account) -> None:
+        root = str(self.module.params["daemon"].get("data-root") or "")
+        if _data_root.settle(root, user, self.journal):
+            self.actions.append(f"made {root}")
+
+    def refuse_limits(self) -> None:
+        for seen in _user_limits.unenforceable(self.name, self.module.params["limits"], read(CONTROLLERS)):
+            raise FleetError("LIMIT_UNENFORCEABLE", seen)
+
+    def limits(self, user: Account) -> None:
+        """The limits of the user's slice; systemd applies them to what runs as soon as it has read them."""
+        path = _user_limits.path(user.uid)
+        before, after = read(path), _user_limits.drop_in(self.module.params["limits"])
+        if before == after:
+            return
+        self.actions.append(f"{'wrote' if after else 'removed'} {path}")
+        self.diff.append({"before_header": str(path), "after_header": str(path), "before": before, "after": after})
+        if after:
+            self.journal.write(path, after.encode(), 0o644)
+        elif not self.module.check_mode:
+            path.unlink()
+            self.journal.drop(FILE, str(path))
+        self.root("systemctl", "daemon-reload")
 
     def refuse_unusable(self, user: Account) -> None:
         if not user.home.is_dir() or user.home.stat().st_uid != user.uid:
@@ -260,6 +337,24 @@ def main() -> None:
             "daemon": {"type": "dict", "default": {}},
             "cdi_spec_dir": {"type": "path"},
             "nvidia_runtime": {"type": "bool", "default": False},
+            "registries": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "host": {"type": "str", "required": True},
+                    "login": {
+                        "type": "dict",
+                        "required": True,
+                        "options": {
+                            "username": {"type": "str", "required": True},
+                            "password": {"type": "str", "required": True, "no_log": True},
+                        },
+                    },
+                },
+            },
+            "limits": {"type": "dict", "default": {}},
+            "create_home": {"type": "bool", "default": False},
             "upgraded": {"type": "bool", "default": False},
             "state": {"type": "str", "choices": ["present"], "default": "present"},
         },
@@ -276,9 +371,8 @@ def main() -> None:
         if error.code == "ENGINE_START_FAILED":
             detail += f"\n{user.last_words()}"
         wrong = detail.partition(":")[0]
-        found = from_error(
-            FleetError(error.code, detail), user=name, wrong=wrong, right=FLAG_SPELLINGS.get(wrong, ""), home=detail
-        )
+        data = {"wrong": wrong, "right": FLAG_SPELLINGS.get(wrong, ""), "home": detail, "path": detail.split(" ")[0]}
+        found = from_error(FleetError(error.code, detail), user=name, **data)
         module.fail_json(msg=message(found), finding=found)
     for found in findings:
         if found["severity"] == "warning":

@@ -22,6 +22,13 @@ options:
     type: list
     elements: str
     required: true
+  system:
+    description: >-
+      Those of O(users) whose accounts an earlier task makes as system accounts, to which C(useradd) gives no ranges.
+      Needed in check mode only.
+    type: list
+    elements: str
+    default: []
   count:
     description: How many ids each user must have in each file.
     type: int
@@ -123,7 +130,7 @@ class Ranges:
             except KeyError as error:
                 if not module.check_mode:
                     raise FleetError("USER_MISSING", name) from error
-                if not all(path.exists() for path in self.files.values()):
+                if name in module.params["system"] or not all(path.exists() for path in self.files.values()):
                     self.users[name] = None  # useradd gives ranges only where the files exist
 
     def converge(self) -> dict[str, Any]:
@@ -183,6 +190,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "users": {"type": "list", "elements": "str", "required": True},
+            "system": {"type": "list", "elements": "str", "default": []},
             "count": {"type": "int", "default": 65536},
         },
         supports_check_mode=True,

@@ -41,7 +41,7 @@ def test_shared_variables_are_described_alike_everywhere() -> None:
             if name.startswith("gpulab_"):
                 shape = {key: option.get(key) for key in ("type", "default", "elements")}
                 assert seen.setdefault(name, shape) == shape, f"{role.name}: {name}"
-    assert set(seen) == {"gpulab_users", "gpulab_stacks", "gpulab_gpus_expected"}
+    assert set(seen) == {"gpulab_users", "gpulab_stacks", "gpulab_gpus_expected", "gpulab_gpu_shares"}
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda r: r.name)

@@ -42,6 +42,19 @@ GOOD: dict[str, dict[str, Any]] = {
             "alice": {"gpus": [0, "1", FIRST, MIG, "0:1"], "create": True, "uid": 1500, "home": "/srv/a", "daemon": {}}
         }
     },
+    "a user's surroundings": {
+        "gpulab_users": {
+            "alice": {
+                "system": True,
+                "registries": {"registry.example.org:5000": {"username": "lab", "password": "(secret)"}},
+                "limits": {"cpus": 2.5, "memory": "64G"},
+                "container_ids": [1000],
+                "daemon": {"data-root": "/scratch/alice"},
+            },
+            "bob": {"daemon": {"data-root": "/scratch/bob"}},
+        },
+        "gpulab_gpu_shares": "enforced",
+    },
     "a missing user to be made": {"gpulab_users": {"ghost": {"create": True}}},
     "numbers as text": {"gpulab_users": ALICE, "gpulab_gpus_expected": "2"},
     "all keys of a stack": stack(
@@ -94,6 +107,43 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "root": ({"gpulab_users": {"root": {}}}, "USER_IS_ROOT", "gpulab_users.root"),
     "no user name": ({"gpulab_users": {"A B": {}}}, "SETTING_INVALID", "'A B'"),
     "no such account": ({"gpulab_users": {"ghost": {}}}, "USER_MISSING", "gpulab_users.ghost"),
+    "a login without a password": (
+        {"gpulab_users": {"alice": {"registries": {"ghcr.io": {"username": "lab"}}}}},
+        "SETTING_INVALID",
+        "gpulab_users.alice.registries = (secret)",
+    ),
+    "an address for a registry": (
+        {"gpulab_users": {"alice": {"registries": {"https://ghcr.io": {"username": "a", "password": "b"}}}}},
+        "SETTING_INVALID",
+        "gpulab_users.alice.registries = (secret)",
+    ),
+    "an unknown limit": (
+        {"gpulab_users": {"alice": {"limits": {"ram": "1G"}}}},
+        "SETTING_INVALID",
+        "gpulab_users.alice.limits = {'ram': '1G'}",
+    ),
+    "a size with a unit of its own": (
+        {"gpulab_users": {"alice": {"limits": {"memory": "64GiB"}}}},
+        "SETTING_INVALID",
+        "gpulab_users.alice.limits",
+    ),
+    "no processor at all": ({"gpulab_users": {"alice": {"limits": {"cpus": 0}}}}, "SETTING_INVALID", "limits"),
+    "the host's root in a container": (
+        {"gpulab_users": {"alice": {"container_ids": [0]}}},
+        "SETTING_INVALID",
+        "gpulab_users.alice.container_ids = [0]",
+    ),
+    "shares of another kind": ({"gpulab_gpu_shares": "strict"}, "SETTING_INVALID", "gpulab_gpu_shares = strict"),
+    "one data root for everybody": (
+        {"gpulab_users": {"alice": {}, "bob": {}}, "rootless_docker_daemon": {"data-root": "/scratch"}},
+        "DATA_ROOT_SHARED",
+        "gpulab_users.bob.daemon.data-root = /scratch",
+    ),
+    "a data root in another": (
+        {"gpulab_users": {"a": {"daemon": {"data-root": "/s/"}}, "b": {"daemon": {"data-root": "/s/x/../b"}}}},
+        "DATA_ROOT_SHARED",
+        "gpulab_users.b.daemon.data-root = /s/b",
+    ),
     "a typo for dockerd": (
         {"gpulab_users": {"alice": {"daemon": {"cdi-spec-dir": []}}}},
         "DAEMON_JSON_TYPO",

@@ -24,7 +24,7 @@ def module(users: list[str], check: bool = False) -> Any:
     def fail(**result: Any) -> None:
         raise Failed(result["finding"]["code"])
 
-    return SimpleNamespace(params={"users": users, "count": 65536}, check_mode=check, fail_json=fail)
+    return SimpleNamespace(params={"users": users, "system": [], "count": 65536}, check_mode=check, fail_json=fail)
 
 
 @pytest.fixture

@@ -207,6 +207,57 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     # users
     "shared ids": ({"files": {"/etc/subuid": "alice:100000:65536\nbob:150000:65536\n"}}, {"SUBID_OVERLAP"}),
     "broken id file": ({"files": {"/etc/subgid": "alice:100000:65536\nbob\n"}}, {"SUBID_FILE_INVALID"}),
+    "a service's account": (
+        {
+            "files": {"/etc/passwd": "root:x:0:0::/root:/bin/sh\nwww:x:33:33::/var/www:/bin/sh\n"},
+            "settings": {"gpulab_users": {"www": {}}},
+        },
+        {"USER_IS_SYSTEM"},
+    ),
+    "an account to be made among the services'": (
+        {"settings": {"gpulab_users": {"sim": {"create": True, "uid": 500}}}},
+        {"USER_IS_SYSTEM"},
+    ),
+    "a service's account on purpose": (
+        {"settings": {"gpulab_users": {"sim": {"create": True, "uid": 500, "system": True}}}},
+        set(),
+    ),
+    "nobody on purpose": (
+        {"settings": {"gpulab_users": {"nobody": {"create": True, "uid": 65534, "system": True}}}},
+        {"USER_IS_SYSTEM"},
+    ),
+    "root by a group": (
+        {
+            "settings": {"gpulab_users": {"alice": {"gpus": "all"}}},
+            "commands": {"getent group docker": Result(0, "docker:x:998:bob,alice\n", "")},
+        },
+        {"USER_IN_DOCKER_GROUP"},
+    ),
+    "somebody else in that group": (
+        {
+            "settings": {"gpulab_users": {"alice": {"gpus": "all"}}},
+            "commands": {"getent group docker": Result(0, "docker:x:998:bob\n", "")},
+        },
+        set(),
+    ),
+    "a limit without its controller": (
+        {
+            "files": {"/sys/fs/cgroup/cgroup.controllers": "cpuset cpu pids\n"},
+            "settings": {"gpulab_users": {"alice": {"gpus": "all", "limits": {"cpus": 2, "memory": "64G"}}}},
+        },
+        {"LIMIT_UNENFORCEABLE", "CGROUP_CONTROLLERS_MISSING"},
+    ),
+    "limits that bind": (
+        {"settings": {"gpulab_users": {"alice": {"gpus": "all", "limits": {"cpus": 2, "memory": "64G"}}}}},
+        set(),
+    ),
+    "a data root that the inventory names and root owns": (
+        {
+            "files": {"/scratch/alice/.keep": ""},
+            "settings": {"gpulab_users": {"alice": {"gpus": "all", "daemon": {"data-root": "/scratch/alice"}}}},
+        },
+        {"DATA_ROOT_NOT_OWNED"},
+    ),
     "few ids": ({"files": {"/etc/subgid": "alice:100000:1000\n"}}, {"SUBID_MISSING"}),
     "no linger": ({"files": {"/var/lib/systemd/linger/alice": None}}, {"LINGER_OFF"}),
     "logged out without linger": (
