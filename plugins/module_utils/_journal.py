@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.gpulab.fleet.plugins.module_utils._files import write_atomic
+from ansible_collections.gpulab.fleet.plugins.module_utils._files import make_folders, write_atomic
 
 SCHEMA = 1
 FOLDER = Path("/var/lib/gpulab/journal")
@@ -91,6 +91,7 @@ class Journal:
         except FileNotFoundError:
             return None
         backup = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+        make_folders(self.folder.parent)
         write_atomic(self.folder / backup, content, 0o600, 0o700)
         return {"mode": status.st_mode & 0o7777, "uid": status.st_uid, "gid": status.st_gid, "backup": backup}
 
@@ -108,6 +109,8 @@ class Journal:
     @contextlib.contextmanager
     def _changing(self) -> Iterator[dict[str, Any]]:
         """The entries under a lock; written when they differ afterwards."""
+        # The folder above is for everyone: users' engines read their specs there.
+        make_folders(self.folder.parent)
         if not self.folder.is_dir():
             write_atomic(self.folder / "lock", b"", 0o600, 0o700)
         with (self.folder / "lock").open("a") as lock:

@@ -62,3 +62,15 @@ def test_check_mode_keeps_nothing(tmp_path: Path) -> None:
     journal.add(_journal.LINGER, "trainer")
     journal.write(tmp_path / "file", b"x", 0o644)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("by_file", [True, False])
+def test_only_the_journal_is_closed_to_others(journal: Journal, tmp_path: Path, by_file: bool) -> None:
+    """Users' engines read what lies beside it."""
+    (tmp_path / "there.conf").write_text("one")
+    if by_file:
+        journal.keep_file(tmp_path / "there.conf")
+    else:
+        journal.add(_journal.PACKAGE, "jq")
+    assert journal.folder.stat().st_mode & 0o777 == 0o700
+    assert journal.folder.parent.stat().st_mode & 0o777 == 0o755
