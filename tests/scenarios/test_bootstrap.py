@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import json
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -13,10 +16,32 @@ from .site import LAB, ROOT, Site
 PASSWORD = "correct horse"
 
 
+def python310() -> Path | None:
+    """A Python 3.10 of this machine, as Ubuntu 22.04 has it; no suite of Debian's does."""
+    found = [shutil.which("python3.10"), *glob.glob(str(Path.home() / ".pyenv/versions/3.10.*/bin/python3.10"))]
+    return next((Path(path).resolve() for path in found if path), None)
+
+
+def give_python310(site: Site, python: Path) -> None:
+    """Make it the host's /usr/bin/python3."""
+    leave_out = [f"--exclude={name}" for name in ("test", "__pycache__", "site-packages", "*.a", "idlelib", "share")]
+    tree = subprocess.run(
+        ["tar", "-C", python.parents[1], *leave_out, "-c", "."], check=True, capture_output=True
+    ).stdout
+    site.ssh("mkdir /opt/python3.10")
+    subprocess.run([str(LAB), "ssh", site.hosts[0], "tar -x -C /opt/python3.10"], input=tree, check=True)
+    site.ssh(
+        "cp /opt/python3.10/lib/libpython3.10.so* /usr/lib/$(uname -m)-linux-gnu/; "
+        "ln -sf /opt/python3.10/bin/python3.10 /usr/bin/python3; python3 -c 'import ssl, ctypes, json'"
+    )
+
+
 @pytest.fixture(scope="module")
 def workstation(hosts: Hosts) -> Site:
     """A bare host whose user has the committed tree, the lab's mirror as settings, and must type a password for sudo."""
     site = hosts.site("scn-boot")
+    if python := python310():
+        give_python310(site, python)
     tree = subprocess.run(["git", "-C", str(ROOT), "archive", "HEAD"], check=True, capture_output=True).stdout
     site.login("trainer", "mkdir fleet")
     subprocess.run([str(LAB), "ssh", "scn-boot", "su - trainer -c 'tar -xf - -C fleet'"], input=tree, check=True)
@@ -43,6 +68,13 @@ def bootstrap(site: Site, password: str, *options: str) -> str:
     )
 
 
+def home(site: Site) -> set[str]:
+    """What lies in the user's home, without the engine's data."""
+    return set(
+        site.login("trainer", "find . -path ./.local/share/docker -prune -o -path ./fleet -prune -o -print").split()
+    )
+
+
 def test_without_a_terminal_it_says_why_it_cannot_ask(workstation: Site) -> None:
     out = workstation.login("trainer", "cd fleet && ./bootstrap </dev/null 2>&1", check=False)
     assert "sudo needs a password and there is no terminal to ask on" in out
@@ -54,9 +86,31 @@ def test_a_wrong_password_changes_nothing(workstation: Site) -> None:
     assert workstation.ssh("ls /etc/gpulab 2>&1", check=False).count("No such file") == 1
 
 
+@pytest.mark.parametrize("moment", ["pip install", "ansible-playbook"])
+def test_killed_half_way_it_goes_on_when_started_again(workstation: Site, moment: str) -> None:
+    kill = f"while ! pkill -KILL -u trainer -f '{moment}'; do sleep 0.1; done; sleep 4; pkill -KILL -u trainer -f '{moment}'"
+    workstation.ssh(f'systemd-run -q --collect sh -c "{kill}"')
+    assert "failed=0" not in bootstrap(workstation, PASSWORD)
+
+
 def test_it_ends_with_the_proof_and_the_second_run_changes_nothing(workstation: Site) -> None:
     out = bootstrap(workstation, PASSWORD)
     assert "failed=0" in out, out[-3000:]
     assert PASSWORD not in out
     assert json.loads(workstation.ssh("cat /var/lib/gpulab/proof.json"))["users"]["trainer"]["verdict"] == "pass"
+    assert "run --rm --device nvidia.com/gpu=0" in out
     assert "changed=0" in bootstrap(workstation, PASSWORD)
+
+
+@pytest.mark.skipif(python310() is None, reason="no Python 3.10 on this machine: it ran on Debian's")
+def test_all_of_it_ran_on_python_310(workstation: Site) -> None:
+    environment = workstation.login("trainer", "ls -d .local/share/gpulab/ansible-*").strip()
+    assert "python version = 3.10" in workstation.login("trainer", f"{environment}/bin/ansible --version")
+    assert workstation.probe()[1] == "/opt/python3.10/bin/python3.10"
+
+
+def test_what_it_ran_from_is_removed_without_trace(workstation: Site) -> None:
+    assert ".local/share/gpulab" in "".join(home(workstation))
+    workstation.login("trainer", "cd fleet && ./bootstrap --remove-environment 2>&1")
+    assert not [path for path in home(workstation) if any(word in path for word in ("ansible", "pip", "share/gpulab"))]
+    assert "Docker Engine" in workstation.login("trainer", "docker version")
