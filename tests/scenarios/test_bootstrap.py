@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import shutil
 import subprocess
@@ -18,7 +17,7 @@ PASSWORD = "correct horse"
 
 def python310() -> Path | None:
     """A Python 3.10 of this machine, as Ubuntu 22.04 has it; no suite of Debian's does."""
-    found = [shutil.which("python3.10"), *glob.glob(str(Path.home() / ".pyenv/versions/3.10.*/bin/python3.10"))]
+    found = [shutil.which("python3.10"), *Path.home().glob(".pyenv/versions/3.10.*/bin/python3.10")]
     return next((Path(path).resolve() for path in found if path), None)
 
 
