@@ -58,12 +58,14 @@ def main_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     # Tests run in several processes, a file in one of them: each process has a main host of its own.
     name = f"scn-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
     made = Hosts(tmp_path_factory.mktemp("main"))
-    site = made.site(name)
-    lab("snapshot", name, "fresh")
-    site.run().ok()
-    lab("snapshot", name, "converged")
-    yield site
-    made.destroy()
+    try:
+        site = made.site(name)
+        lab("snapshot", name, "fresh")
+        site.run().ok()
+        lab("snapshot", name, "converged")
+        yield site
+    finally:
+        made.destroy()
 
 
 @pytest.fixture
