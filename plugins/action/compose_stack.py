@@ -4,86 +4,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import tarfile
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ansible.plugins.action import ActionBase
-from ansible_collections.gpulab.fleet.plugins.module_utils import _stack, _stack_files, _stack_gpus, _stack_images
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from_error, message
-
-CATALOGUE = Path(__file__).parents[2] / "stacks"
-
-
-class _Loader(yaml.SafeLoader):
-    """Compose has tags of its own (!reset, !override): what they stand for does not matter here."""
-
-
-def _ignore_tag(loader: yaml.SafeLoader, _suffix: str, node: yaml.Node) -> Any:
-    if isinstance(node, yaml.MappingNode):
-        return loader.construct_mapping(node, deep=True)
-    if isinstance(node, yaml.SequenceNode):
-        return loader.construct_sequence(node, deep=True)
-    return node.value
-
-
-_Loader.add_multi_constructor("!", _ignore_tag)
-
-
-def read_yaml(path: Path) -> Any:
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise FleetError("STACK_INVALID", f"{path}: {error}") from error
-
-
-def find(source: str, base: Path) -> Path:
-    """The stack's folder: in the catalogue by name, or wherever a path says."""
-    folder = (base / Path(source).expanduser()) if "/" in source else CATALOGUE / source
-    if not (folder / _stack_files.COMPOSE).is_file():
-        shipped = ", ".join(sorted(path.parent.name for path in CATALOGUE.glob(f"*/{_stack_files.COMPOSE}")))
-        raise FleetError("STACK_UNKNOWN", f"{folder} has no {_stack_files.COMPOSE}; the catalogue has {shipped}")
-    return folder
-
-
-def make_plan(name: str, folder: Path, args: dict[str, Any]) -> dict[str, Any]:
-    """What the host's part needs to know of the folder, with the site's settings held against it."""
-    if not _stack.NAME.fullmatch(name):
-        raise _stack.wrong(name, "a stack's name has small letters, digits, - and _ only")
-    described = folder / "stack.yml"
-    defined = _stack.definition(name, read_yaml(described) if described.exists() else {})
-    compose = read_yaml(folder / _stack_files.COMPOSE)
-    gpus = {**defined["gpus"], **(args.get("gpus") or {})}
-    known = set((compose or {}).get("services") or {})
-    for service, request in gpus.items():
-        _stack_gpus.check_request(service, request)
-        if service not in known:
-            raise _stack.wrong(name, f"gpus names {service}; there are {', '.join(sorted(known)) or 'no services'}")
-    _stack.check_secrets(name, defined, args.get("secrets") or {})
-    return {
-        "settings": _stack.settings(name, defined, args.get("settings") or {}),
-        "data": defined["data"],
-        "gpus": gpus,
-        "secret_modes": {key: str(entry.get("mode", "0600")) for key, entry in defined["secrets"].items()},
-        "files": _stack_files.shipped(folder),
-        "forms": _stack.gpu_forms(compose),
-        "archives": [describe_archive(image) for image in args.get("images") or []],
-        "wait_timeout": int(defined["wait_timeout"]),
-    }
-
-
-def describe_archive(image: dict[str, Any]) -> dict[str, Any]:
-    path = Path(image["archive"]).expanduser()
-    kind = _stack_images.kind(path)
-    checksum = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            checksum.update(block)
-    return {"name": image["name"], "archive": str(path), "kind": kind, "sha256": checksum.hexdigest()}
+from ansible_collections.gpulab.fleet.plugins.plugin_utils._stack_plan import find, make_plan
 
 
 class ActionModule(ActionBase):

@@ -45,10 +45,17 @@ CATALOGUE: dict[str, dict[str, Any]] = {
     },
     "SETTING_MISSPELLED": {
         "layer": "inventory",
-        "severity": "warning",
+        "severity": "error",
         "title": "A variable is named almost like one of this collection's and has no effect",
         "cause": "A slip of the pen; Ansible accepts any name.",
-        "remedy": "Rename {setting} to {known}, or give a variable of your own another prefix.",
+        "remedy": "Rename {setting} to {known}; a variable of your own needs a name that is less like it.",
+    },
+    "DAEMON_KEY_OWNED": {
+        "layer": "inventory",
+        "severity": "error",
+        "title": "A daemon.json option is set that this collection sets itself",
+        "cause": "{setting} would be overridden without a word, or take the user's engine out of reach: {why}.",
+        "remedy": "Remove {setting} from the inventory; which GPUs a user has is set by gpulab_users.NAME.gpus.",
     },
     "USERS_NONE": {
         "layer": "inventory",

@@ -124,7 +124,7 @@ def given(host: HostView) -> Seen:
             # What nvidia-smi does not list: instances of MIG; and malformed names, which the settings' check tells.
             if str(gpu) not in known and re.fullmatch(rf"\d+|GPU-{UUID}", str(gpu)):
                 there = ", ".join(f"{each['index']} = {each['uuid']}" for each in listed.gpus)
-                yield finding("GPU_UNKNOWN", f"{name}: {gpu}", user=name, known=there)
+                yield finding("GPU_UNKNOWN", f"gpulab_users.{name}.gpus has {gpu}", user=name, known=there)
 
 
 def nodes(host: HostView) -> Seen:

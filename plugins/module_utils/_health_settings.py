@@ -20,7 +20,7 @@ def settings(host: HostView) -> Seen:
             unread.append(error)
             return None
 
-    yield from problems(host.settings, exists)
+    yield from problems(host.settings, exists, host.variable_names)
     yield from unread
 
 
@@ -42,6 +42,7 @@ CHECKS = (
             "ENGINE_TOO_OLD",
             "TOOLKIT_VERSION_REFUSED",
             "DAEMON_JSON_TYPO",
+            "DAEMON_KEY_OWNED",
         ),
         preflight=True,
     ),

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
 from ansible_collections.gpulab.fleet.plugins.module_utils._docker_api import get
+from ansible_collections.gpulab.fleet.plugins.module_utils._proxy import opener, proxy_from
 
 T = TypeVar("T")
 
@@ -75,6 +76,7 @@ class HostView:
 
     users     names whose engines matter; the health facts add those found on the host
     settings  the collection's public variables, as the inventory has them
+    names     names of further variables there that may have been meant for it
     """
 
     def __init__(
@@ -83,11 +85,13 @@ class HostView:
         users: list[str] | None = None,
         settings: dict[str, Any] | None = None,
         controller_time: float | None = None,
+        names: list[str] | None = None,
     ) -> None:
         self.root = Path(root)
         self.users = users or []
         self.settings = settings or {}
         self.controller_time = controller_time
+        self.variable_names = names or []
         self.uid = os.geteuid()
         self._remembered: dict[str, Any] = {}
 
@@ -183,6 +187,13 @@ class HostView:
         except OSError as error:
             raise Unreadable(name, error.strerror or str(error)) from error
         return Space(seen.f_frsize * seen.f_blocks, seen.f_frsize * seen.f_bavail, seen.f_files, seen.f_ffree)
+
+    # --- the network -------------------------------------------------------------------------
+    def fetch(self, url: str, timeout: float = 10) -> bytes:
+        """What an address answers, through the inventory's proxy; OSError (urllib's) when it does not."""
+        with opener(proxy_from(self.settings.get("gpulab_proxy"))).open(url, timeout=timeout) as answer:
+            data: bytes = answer.read()
+        return data
 
     # --- accounts ----------------------------------------------------------------------------
     def accounts(self) -> dict[str, Account]:

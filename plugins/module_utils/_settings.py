@@ -11,9 +11,11 @@ from __future__ import annotations
 import difflib
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Mapping
+import ssl
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from ansible_collections.gpulab.fleet.plugins.module_utils._daemon_json import FLAG_SPELLINGS
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding
 from ansible_collections.gpulab.fleet.plugins.module_utils._floors import ENGINE_FLOOR, TOOLKIT_FLOOR, dotted
 
@@ -124,6 +126,26 @@ LIMIT_FORMS: dict[str, Callable[[Any], bool]] = {
 }
 
 
+def _is_pem(value: Any) -> bool:
+    """Whether certificates can be read from a text."""
+    try:
+        ssl.create_default_context().load_verify_locations(cadata=value)
+    except (TypeError, ValueError, OSError):
+        return False
+    return True
+
+
+PROXY_ADDRESS = _text_like(r"|https?://[^\s/]+(:\d+)?/?", "an address such as http://proxy.example.org:3128")
+NAMES = Kind(
+    "a list of names, addresses and networks, or one text with commas between them",
+    lambda value: isinstance(value, str) or (isinstance(value, list) and all(isinstance(each, str) for each in value)),
+)
+CERTIFICATES = Kind(
+    "certificates as PEM text, or the path of a file on the controller that holds them",
+    lambda value: value == "" or _is_pem(value),
+)
+
+
 def _is_gpu(value: Any) -> bool:
     return not isinstance(value, bool) and re.fullmatch(GPU_NAME, str(value)) is not None
 
@@ -133,6 +155,7 @@ VARIABLES: dict[str, Kind] = {
     "gpulab_stacks": MAPPING,
     "gpulab_gpus_expected": WHOLE,
     "gpulab_gpu_shares": _one_of("cooperative", "enforced"),
+    "gpulab_proxy": MAPPING,
     "rootless_docker_source": _one_of("vendor", "distribution"),
     "rootless_docker_engine_version": VERSION,
     "rootless_docker_containerd_version": VERSION,
@@ -164,6 +187,12 @@ USER_KEYS: dict[str, Kind] = {
     "limits": LIMITS,
     "container_ids": CONTAINER_IDS,
 }
+PROXY_KEYS: dict[str, Kind] = {
+    "http": PROXY_ADDRESS,
+    "https": PROXY_ADDRESS,
+    "no_proxy": NAMES,
+    "ca": CERTIFICATES,
+}
 STACK_KEYS: dict[str, Kind] = {
     "source": ANY_TEXT,
     "user": ANY_TEXT,
@@ -173,14 +202,22 @@ STACK_KEYS: dict[str, Kind] = {
     "secrets": PLAIN_VALUES,
     "state": _one_of("present", "absent"),
 }
-PREFIXES = ("gpulab_", "rootless_docker_", "nvidia_container_toolkit_", "gpu_verify_", "compose_stacks_")
 SECRET_KEYS = ("secrets", "registries")
+# Keys of daemon.json that are not the inventory's, and why.
+OWNED_BY_ROLE = {
+    "cdi-spec-dirs": "it holds the one folder with the GPUs that gpulab_users gives the user",
+    "hosts": "the socket's place is what the user's Docker context and this collection's modules go by",
+}
 
 
-def problems(settings: Mapping[str, Any], exists: Exists) -> list[dict[str, Any]]:
-    """Everything that is wrong with one host's variables, as findings."""
+def problems(settings: Mapping[str, Any], exists: Exists, names: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """Everything that is wrong with one host's variables, as findings.
+
+    names  further variables of the inventory, by name only: one may be a misspelled name of this collection's
+    """
     found = _Problems(settings)
     found.variables()
+    found.misspelled(names)
     found.versions()
     users = found.users(exists)
     found.stacks(users)
@@ -231,7 +268,14 @@ class _Problems:
         for name, value in self.settings.items():
             if name in VARIABLES:
                 self.fits(name, value, VARIABLES[name])
-            elif name.startswith(PREFIXES) and (close := difflib.get_close_matches(name, VARIABLES, 1, 0.9)):
+        self.misspelled(self.settings)
+        if isinstance(proxy := self.settings.get("gpulab_proxy"), dict):
+            self.entry("gpulab_proxy", proxy, PROXY_KEYS)
+
+    def misspelled(self, names: Iterable[str]) -> None:
+        """Names that are almost one of ours: Ansible takes any, and such a setting would silently do nothing."""
+        for name in names:
+            if name not in VARIABLES and (close := difflib.get_close_matches(name, VARIABLES, 1, 0.9)):
                 # Without the value: nobody knows what stands in a variable of an unknown name.
                 self.report("SETTING_MISSPELLED", name, setting=name, known=close[0])
 
@@ -304,9 +348,20 @@ class _Problems:
             roots[name] = root
 
     def daemon(self, where: str, daemon: Any) -> None:
-        """Options that dockerd would accept and not use."""
-        if isinstance(daemon, dict) and "cdi-spec-dir" in daemon:
-            self.report("DAEMON_JSON_TYPO", f"{where} has cdi-spec-dir", wrong="cdi-spec-dir", right="cdi-spec-dirs")
+        """Options that dockerd would accept and not use, and those that are not the inventory's to set."""
+        if not isinstance(daemon, dict):
+            return
+        for wrong, right in FLAG_SPELLINGS.items():
+            if wrong in daemon:
+                self.report("DAEMON_JSON_TYPO", f"{where} has {wrong}", wrong=wrong, right=right)
+        for key, why in OWNED_BY_ROLE.items():
+            if key in daemon:
+                seen = f"{where}.{key} = {_shown(daemon[key])}"
+                self.report("DAEMON_KEY_OWNED", seen, setting=f"{where}.{key}", why=why)
+        features = daemon.get("features")
+        if isinstance(features, dict) and features.get("cdi", True) is not True:
+            seen, where = f"{where}.features.cdi = {features['cdi']}", f"{where}.features.cdi"
+            self.report("DAEMON_KEY_OWNED", seen, setting=where, why="without it no container gets a GPU")
 
     def stacks(self, users: Mapping[str, dict[str, Any]]) -> None:
         stacks = self.settings.get("gpulab_stacks")

@@ -29,6 +29,32 @@ options:
       - Pass them through the P(gpulab.fleet.without_secrets#filter) filter, so that no secret reaches a log.
     type: dict
     default: {}
+  names:
+    description:
+      - Names of variables of the inventory that look as if they were meant for this collection. One that differs by a
+        slip of the pen from a name that it knows is told.
+    type: list
+    elements: str
+    default: []
+  found:
+    description:
+      - What the controller has found wrong already, from P(gpulab.fleet.stack_findings#filter).
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      code:
+        description: Name of the condition.
+        type: str
+        required: true
+      evidence:
+        description: What was seen.
+        type: str
+        required: true
+      data:
+        description: Values that cause and remedy name.
+        type: dict
+        default: {}
   users:
     description:
       - Users whose engines are looked at, besides those of O(settings).
@@ -204,11 +230,12 @@ from ansible_collections.gpulab.fleet.plugins.module_utils import (
     _health_engine,
     _health_host,
     _health_packages,
+    _health_repositories,
     _health_settings,
     _health_toolkit,
     _health_users,
 )
-from ansible_collections.gpulab.fleet.plugins.module_utils._findings import message
+from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding, message
 from ansible_collections.gpulab.fleet.plugins.module_utils._health import Check, Seen, examine
 from ansible_collections.gpulab.fleet.plugins.module_utils._health_summary import summary
 from ansible_collections.gpulab.fleet.plugins.module_utils._health_view import HostView
@@ -237,11 +264,22 @@ CHECKS: tuple[Check, ...] = (
     Check("uids", uids, ("UID_TAKEN", "UID_DIFFERS"), preflight=True),
     *_health_host.CHECKS,
     *_health_packages.CHECKS,
+    *_health_repositories.CHECKS,
     *_health_engine.CHECKS,
     *_health_users.CHECKS,
     *_health_driver.CHECKS,
     *_health_toolkit.CHECKS,
 )
+
+
+def told(found: list[dict[str, Any]]) -> Check:
+    """The check whose looking was done on the controller."""
+
+    def look(_host: HostView) -> Seen:
+        for each in found:
+            yield finding(each["code"], each["evidence"], **each["data"])
+
+    return Check("stacks", look, tuple({each["code"] for each in found}), preflight=True)
 
 
 def warning(found: dict[str, Any]) -> str:
@@ -254,14 +292,25 @@ def main() -> None:
         argument_spec={
             "scope": {"type": "str", "choices": ["preflight", "full"], "default": "full"},
             "settings": {"type": "dict", "default": {}},
+            "names": {"type": "list", "elements": "str", "default": []},
+            "found": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "code": {"type": "str", "required": True},
+                    "evidence": {"type": "str", "required": True},
+                    "data": {"type": "dict", "default": {}},
+                },
+            },
             "users": {"type": "list", "elements": "str", "default": []},
             "controller_time": {"type": "float"},
         },
         supports_check_mode=True,
     )
     params = module.params
-    host = HostView("/", params["users"], params["settings"], params["controller_time"])
-    result = examine(host, CHECKS, params["scope"])
+    host = HostView("/", params["users"], params["settings"], params["controller_time"], params["names"])
+    result = examine(host, (*CHECKS, told(params["found"])), params["scope"])
     if params["scope"] == "preflight":
         for found in result["findings"]:
             if found["severity"] == "warning":

@@ -82,6 +82,11 @@ GOOD: dict[str, dict[str, Any]] = {
         "rootless_docker_source": "distribution",
         "rootless_docker_engine_version": "24.0.7",
     },
+    "a proxy": {"gpulab_proxy": {"http": "http://u:***@p:3128", "no_proxy": [".lan", "10.0.0.0/8"], "ca": ""}},
+    "data roots of their own": {
+        "gpulab_users": {"alice": {}, "bob": {"daemon": {"data-root": "/srv/bob"}}},
+        "rootless_docker_daemon": {"data-root": "/srv/d"},
+    },
     "a variable of the site's": {"gpulab_site_name": "north", "gpulab_hosts": "all"},
     "a fingerprint in groups": {
         "rootless_docker_repository_key_fingerprint": "9DC8 5822 9FC7 DD38 854A E2D8 8D81 803C 0EBF CD88"
@@ -168,6 +173,31 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "no address": ({"rootless_docker_repository_url": "download.docker.com"}, "SETTING_INVALID", "repository_url"),
     "a ratio above one": ({"gpu_verify_bandwidth_ratio_min": 50}, "SETTING_INVALID", "ratio_min = 50"),
+    "a key that is the role's": (
+        {"gpulab_users": {"alice": {"daemon": {"cdi-spec-dirs": ["/etc/cdi"]}}}},
+        "DAEMON_KEY_OWNED",
+        "gpulab_users.alice.daemon.cdi-spec-dirs = ['/etc/cdi']",
+    ),
+    "another socket": (
+        {"rootless_docker_daemon": {"hosts": ["tcp://:2375"]}},
+        "DAEMON_KEY_OWNED",
+        "rootless_docker_daemon.hosts",
+    ),
+    "CDI off": (
+        {"rootless_docker_daemon": {"features": {"cdi": False}}},
+        "DAEMON_KEY_OWNED",
+        "rootless_docker_daemon.features.cdi = False",
+    ),
+    "a flag's spelling": (
+        {"rootless_docker_daemon": {"registry-mirror": "https://m"}},
+        "DAEMON_JSON_TYPO",
+        "registry-mirror",
+    ),
+    "a GPU as text": ({"gpulab_users": {"alice": {"gpus": "0"}}}, "SETTING_INVALID", "gpulab_users.alice.gpus = 0"),
+    "a proxy without http": ({"gpulab_proxy": {"http": "p:3128"}}, "SETTING_INVALID", "gpulab_proxy.http = p:3128"),
+    "an unknown part of the proxy": ({"gpulab_proxy": {"ftp": "http://p"}}, "SETTING_UNKNOWN", "gpulab_proxy.ftp"),
+    "an authority that is no certificate": ({"gpulab_proxy": {"ca": "x.pem"}}, "SETTING_INVALID", "gpulab_proxy.ca"),
+    "a misspelled prefix": ({"rootles_docker_source": "vendor"}, "SETTING_MISSPELLED", "rootles_docker_source"),
     "a misspelled variable": (
         {"rootless_docker_engine_verison": "28.5.2"},
         "SETTING_MISSPELLED",
@@ -266,6 +296,18 @@ def test_a_misspelled_variable_is_told_by_name_only(name: str) -> None:
     found = problems({name: {"quickstart": {"secrets": {"HF_TOKEN": "hunter2"}}}}, exists)
     assert [(each["code"], each["evidence"]) for each in found] == [("SETTING_MISSPELLED", name)]
     assert "hunter2" not in str(found)
+
+
+def test_a_name_without_a_value_may_be_misspelled_too() -> None:
+    names = [
+        "rootlessdocker_source",
+        "docker_data_root",
+        "gpulab_users",
+        "compose_stacks_result",
+        "nvidia_driver_branch",
+    ]
+    found = problems({}, exists, names)
+    assert [(each["code"], each["evidence"]) for each in found] == [("SETTING_MISSPELLED", "rootlessdocker_source")]
 
 
 def test_an_account_that_cannot_be_looked_up_is_no_error() -> None:

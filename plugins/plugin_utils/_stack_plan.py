@@ -1,0 +1,111 @@
+# Copyright: gpulab.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A stack's folder on the controller: found, read, and a site's settings held against it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible_collections.gpulab.fleet.plugins.module_utils import _stack, _stack_files, _stack_gpus, _stack_images
+from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+
+CATALOGUE = Path(__file__).parents[2] / "stacks"
+
+
+class _Loader(yaml.SafeLoader):
+    """Compose has tags of its own (!reset, !override): what they stand for does not matter here."""
+
+
+def _ignore_tag(loader: yaml.SafeLoader, _suffix: str, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        return loader.construct_mapping(node, deep=True)
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    return node.value
+
+
+_Loader.add_multi_constructor("!", _ignore_tag)
+
+
+def read_yaml(path: Path) -> Any:
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise FleetError("STACK_INVALID", f"{path}: {error}") from error
+
+
+def find(source: str, base: Path) -> Path:
+    """The stack's folder: in the catalogue by name, or wherever a path says."""
+    folder = (base / Path(source).expanduser()) if "/" in source else CATALOGUE / source
+    if not (folder / _stack_files.COMPOSE).is_file():
+        shipped = ", ".join(sorted(path.parent.name for path in CATALOGUE.glob(f"*/{_stack_files.COMPOSE}")))
+        raise FleetError("STACK_UNKNOWN", f"{folder} has no {_stack_files.COMPOSE}; the catalogue has {shipped}")
+    return folder
+
+
+def make_plan(name: str, folder: Path, args: Mapping[str, Any]) -> dict[str, Any]:
+    """What the host's part needs to know of the folder, with the site's settings held against it."""
+    defined, compose, gpus = judge(name, folder, args)
+    return {
+        "settings": _stack.settings(name, defined, args.get("settings") or {}),
+        "data": defined["data"],
+        "gpus": gpus,
+        "secret_modes": {key: str(entry.get("mode", "0600")) for key, entry in defined["secrets"].items()},
+        "files": _stack_files.shipped(folder),
+        "forms": _stack.gpu_forms(compose),
+        "archives": [describe_archive(image) for image in args.get("images") or []],
+        "wait_timeout": int(defined["wait_timeout"]),
+    }
+
+
+def judge(name: str, folder: Path, args: Mapping[str, Any]) -> tuple[dict[str, Any], Any, dict[str, Any]]:
+    """The stack's definition, its compose.yml and the GPUs of its services; an error where the site's entry misfits."""
+    if not _stack.NAME.fullmatch(name):
+        raise _stack.wrong(name, "a stack's name has small letters, digits, - and _ only")
+    described = folder / "stack.yml"
+    defined = _stack.definition(name, read_yaml(described) if described.exists() else {})
+    compose = read_yaml(folder / _stack_files.COMPOSE)
+    gpus = {**defined["gpus"], **(args.get("gpus") or {})}
+    known = set((compose or {}).get("services") or {})
+    for service, request in gpus.items():
+        _stack_gpus.check_request(service, request)
+        if service not in known:
+            raise _stack.wrong(name, f"gpus names {service}; there are {', '.join(sorted(known)) or 'no services'}")
+    _stack.check_secrets(name, defined, args.get("secrets") or {})
+    return defined, compose, gpus
+
+
+def problems(stacks: Any, base: Path) -> Iterator[tuple[str, FleetError]]:
+    """(stack, error) for each entry of gpulab_stacks that its stack's own files contradict.
+
+    What has the wrong form altogether is the settings' check to tell.
+    """
+    for name, entry in (stacks if isinstance(stacks, Mapping) else {}).items():
+        parts = entry if isinstance(entry, Mapping) else {}
+        formed = all(isinstance(parts.get(key) or {}, Mapping) for key in ("settings", "gpus", "secrets"))
+        if entry is not None and not isinstance(entry, Mapping):
+            continue
+        if parts.get("state", "present") != "present" or not formed or not _stack.NAME.fullmatch(str(name)):
+            continue
+        try:
+            defined = judge(str(name), find(str(parts.get("source") or name), base), parts)[0]
+            _stack.settings(str(name), defined, parts.get("settings") or {})
+            for image in parts.get("images") or []:
+                if isinstance(image, Mapping) and "archive" in image:
+                    _stack_images.kind(Path(str(image["archive"])).expanduser())
+        except FleetError as error:
+            yield str(name), error
+
+
+def describe_archive(image: dict[str, Any]) -> dict[str, Any]:
+    path = Path(image["archive"]).expanduser()
+    kind = _stack_images.kind(path)
+    checksum = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            checksum.update(block)
+    return {"name": image["name"], "archive": str(path), "kind": kind, "sha256": checksum.hexdigest()}

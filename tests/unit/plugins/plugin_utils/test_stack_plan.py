@@ -1,0 +1,76 @@
+"""Stacks held against their own files on the controller, before anything is sent to a host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.gpulab.fleet.plugins.filter.proxy_settings import proxy_settings
+from ansible_collections.gpulab.fleet.plugins.filter.stack_findings import stack_findings
+
+QUICKSTART = {"quickstart": {"user": "alice"}}
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/compose.yml").write_text("services: {web: {image: a}}\n", encoding="utf-8")
+    (tmp_path / "mine/stack.yml").write_text("settings: {PORT: {type: port, required: true}}\n", encoding="utf-8")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/compose.yml").write_text("services: [\n", encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "stacks",
+    [
+        {},
+        None,
+        "text",
+        QUICKSTART,
+        {"quickstart": None},
+        {"mine": {"source": "./mine", "settings": {"PORT": 80}, "gpus": {"web": 1}}},
+        {"quickstart": {"state": "absent", "settings": {"NO": 1}}},
+        # Told by the check of the settings.
+        {"quickstart": "on"},
+        {"quickstart": {"settings": ["PORT"]}},
+        {"A B": {}},
+    ],
+)
+def test_good_stacks_and_those_told_elsewhere(base: Path, stacks: Any) -> None:
+    assert stack_findings(stacks, str(base)) == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "code", "part"),
+    [
+        ({"source": "quikstart"}, "STACK_UNKNOWN", "quikstart"),
+        ({"source": "./nothing"}, "STACK_UNKNOWN", "nothing"),
+        ({"source": "./broken"}, "STACK_INVALID", "compose.yml"),
+        ({"source": "./mine"}, "STACK_SETTING_INVALID", "PORT has no default"),
+        ({"source": "./mine", "settings": {"PORT": 0}}, "STACK_SETTING_INVALID", "PORT is 0"),
+        ({"source": "./mine", "settings": {"PORT": 1, "PROT": 2}}, "STACK_SETTING_INVALID", "PROT"),
+        ({"source": "./mine", "settings": {"PORT": 1}, "gpus": {"w": 1}}, "STACK_SETTING_INVALID", "gpus names w"),
+        ({"source": "./mine", "settings": {"PORT": 1}, "secrets": {"KEY": "hunter2"}}, "STACK_SECRET_INVALID", "KEY"),
+        (
+            {"source": "./mine", "settings": {"PORT": 1}, "images": [{"name": "a", "archive": "/no/such.tar"}]},
+            "STACK_ARCHIVE_INVALID",
+            "/no/such.tar",
+        ),
+    ],
+)
+def test_a_mistake_names_its_stack(base: Path, entry: dict[str, Any], code: str, part: str) -> None:
+    (found,) = stack_findings({"mine": entry, **QUICKSTART}, str(base))
+    assert found["code"] == code
+    assert found["evidence"].startswith("gpulab_stacks.mine: ")
+    assert part in found["evidence"]
+    assert found["data"] == {"stack": "mine"}
+    assert "hunter2" not in str(found)
+
+
+def test_an_authority_is_read_where_it_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("PEM\n", encoding="utf-8")
+    assert proxy_settings({"http": "http://p", "ca": "ca.pem"}, str(tmp_path)) == {"http": "http://p", "ca": "PEM\n"}
+    for as_it_is in ({"ca": "no/such"}, {"ca": "A\nB"}, {"ca": ""}, {"ca": 1}, {}, "text", None):
+        assert proxy_settings(as_it_is, str(tmp_path)) == as_it_is
