@@ -844,6 +844,19 @@ CATALOGUE: dict[str, dict[str, Any]] = {
             "Set NVreg_DeviceFileMode=0666 for the nvidia module, or give each user an access list entry on the nodes."
         ),
     },
+    "GPU_SHARES_PENDING": {
+        "layer": "driver",
+        "severity": "warning",
+        "title": "GPU shares are enforced only from the next start of the driver on",
+        "cause": (
+            "The loaded driver still repairs its device nodes, and any user can have it do so; within a minute they "
+            "are closed again, until the next time."
+        ),
+        "remedy": (
+            "Reboot, or unload and load the driver's modules. Where the driver is loaded from the initramfs, run "
+            "update-initramfs -u before."
+        ),
+    },
     "NO_GPU": {
         "layer": "driver",
         "severity": "info",

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 
 from ansible_collections.gpulab.fleet.plugins.module_utils import _health_facts as facts
+from ansible_collections.gpulab.fleet.plugins.module_utils._cdi import SHARES
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding
 from ansible_collections.gpulab.fleet.plugins.module_utils._floors import DRIVER_FLOOR, dotted
 from ansible_collections.gpulab.fleet.plugins.module_utils._health import Check, Seen
@@ -144,8 +145,15 @@ def nodes(host: HostView) -> Seen:
         yield finding("GPU_NODES_MISSING", "no /dev/nvidia0, /dev/nvidia1 ...")
     known = {path: node for path in present if (node := host.node(path))}
     closed = [path for path, node in known.items() if node.mode & 0o006 != 0o006 and not node.acl]
-    if closed:
+    if closed and not host.exists(SHARES):
         yield finding("GPU_NODES_RESTRICTED", f"{', '.join(closed)} lack read and write for others")
+
+
+def shares(host: HostView) -> Seen:
+    """Where shares are enforced, the driver leaves the nodes alone."""
+    told = re.search(r"^ModifyDeviceFiles: (\S+)", host.read("/proc/driver/nvidia/params") or "", re.MULTILINE)
+    if host.exists(SHARES) and told and told.group(1) != "0":
+        yield finding("GPU_SHARES_PENDING", f"/proc/driver/nvidia/params: {told.group()}")
 
 
 def fabric(host: HostView) -> Seen:
@@ -226,6 +234,7 @@ CHECKS = (
         ("UVM_MISSING", "UVM_NODE_STALE", "GPU_NODES_MISSING", "GPU_NODES_RESTRICTED"),
         needed=lambda host: facts.driver_version(host) is not None,
     ),
+    Check("shares", shares, ("GPU_SHARES_PENDING",)),
     Check("fabric", fabric, ("FABRIC_MANAGER_MISMATCH",)),
     Check(
         "kernel_log",

@@ -36,6 +36,20 @@ options:
     type: str
     choices: [masked, kept]
     default: masked
+  shares:
+    description:
+      - V(enforced) closes the GPUs' device nodes to everybody but root, the driver's own services and the users whose
+        spec names the node, now, at boot and whenever the specs are made anew, and tells the driver to leave the nodes
+        alone (C(NVreg_ModifyDeviceFiles=0), from its next start on). V(cooperative) undoes that.
+    type: str
+    choices: [cooperative, enforced]
+    default: cooperative
+  container_ids:
+    description:
+      - With O(shares=enforced), ids of users in containers who may open the GPUs of the user by whose name they stand.
+        The containers' root always may.
+    type: dict
+    default: {}
   state:
     description: V(absent) removes all that this module makes, and unmasks the toolkit's own units.
     type: str
@@ -116,7 +130,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.gpulab.fleet.plugins.module_utils import _cdi
+from ansible_collections.gpulab.fleet.plugins.module_utils import _cdi, _gpu_shares, _gpu_shares_host
 from ansible_collections.gpulab.fleet.plugins.module_utils._apt import QUERY_FORMAT, parse_dpkg
 from ansible_collections.gpulab.fleet.plugins.module_utils._cdi_units import (
     ENABLED,
@@ -129,6 +143,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding, message, sort_findings
 from ansible_collections.gpulab.fleet.plugins.module_utils._gpu_presence import gpu_presence
 from ansible_collections.gpulab.fleet.plugins.module_utils._journal import TREE, UNIT, Journal
+from ansible_collections.gpulab.fleet.plugins.module_utils._subid import parse as parse_ranges
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import account
 
 Units = dict[str, dict[str, str]]
@@ -230,6 +245,10 @@ class CdiSpec:
             self.take(self.generate(generator, users), sorted(users))
         else:
             self.foretell(users)
+        if self.module.params["shares"] == "enforced":
+            self.close_nodes(users)
+        else:
+            self.open_nodes()
 
     def without_toolkit(self) -> None:
         """Raise, unless this is a prediction and the package is still to come."""
@@ -275,9 +294,52 @@ class CdiSpec:
                 self.actions.append(f"write {path}")
                 self.show(path, "", "(what nvidia-ctk will say)\n")
 
+    # --- shares ----------------------------------------------------------------------------------
+
+    def close_nodes(self, users: Mapping[str, _cdi.Gpus]) -> None:
+        """Each node for those whose spec names it; after the specs, which say who that is."""
+        root, openers = Path("/"), self.openers(users)
+        files = _gpu_shares_host.files(openers, inspect.getsource(_gpu_shares))
+        written = [path for path, text in files.items() if self.write(path, text)]
+        if set(written) & set(_gpu_shares_host.DROP_INS):
+            self.systemctl("daemon-reload")
+        self.actions += [f"close {node}" for node in _gpu_shares.differing(_gpu_shares.plan(root, openers))]
+        if not self.check:
+            _gpu_shares.settle(root)
+        if not _gpu_shares.left_alone(root):
+            self.findings.append(
+                _cdi.Finding("GPU_SHARES_PENDING", "ModifyDeviceFiles: 1 in /proc/driver/nvidia/params")
+            )
+
+    def open_nodes(self) -> None:
+        files = [path for path in _gpu_shares_host.files({}, "") if Path(path).exists()]
+        if not files:
+            return
+        for path in files:
+            self.remove(Path(path))
+        self.systemctl("daemon-reload")
+        self.actions += [f"open {node}" for node in _gpu_shares.differing(_gpu_shares.open_again(Path("/")))]
+        if not self.check:
+            _gpu_shares.release(Path("/"))
+
+    def openers(self, users: Mapping[str, _cdi.Gpus]) -> dict[str, list[int]]:
+        """The host's uids that act for each user: their own, and those of the container ids that are named."""
+        ranges = parse_ranges(_cdi.read_or_empty(Path("/etc/subuid")), "/etc/subuid")
+        openers = {}
+        for name in users:
+            try:
+                uid = account(name).uid
+            except FleetError:
+                continue  # an account that is still to come
+            wanted = [0, *(self.module.params["container_ids"].get(name) or [])]
+            ids = [_gpu_shares_host.on_the_host(int(one), ranges, name, uid) for one in wanted]
+            openers[name] = [one for one in ids if one is not None]
+        return openers
+
     # --- absent ----------------------------------------------------------------------------------
 
     def absent(self) -> None:
+        self.open_nodes()
         units = self.units()
         ours = [name for name in OUR_UNITS if units.get(name, {}).get("LoadState") == "loaded"]
         if ours:
@@ -326,7 +388,7 @@ class CdiSpec:
             path.unlink()
 
     def show(self, path: str, before: str, after: str) -> None:
-        if path == _cdi.PROGRAM:  # a program's text is no help to a reader of a diff
+        if path in (_cdi.PROGRAM, _gpu_shares.PROGRAM):  # a program's text is no help to a reader of a diff
             before, after = checksum(before), checksum(after)
         self.diff.append({"before_header": path, "after_header": path, "before": before, "after": after})
 
@@ -389,7 +451,7 @@ class CdiSpec:
         }
 
 
-DROP_IN_FOLDERS = ("user@.service.d", "docker.service.d")
+DROP_IN_FOLDERS = ("user@.service.d", "docker.service.d", "gpulab-cdi.service.d", "gpulab-cdi-poll.service.d")
 
 
 def checksum(text: str) -> str:
@@ -401,6 +463,8 @@ def main() -> None:
         argument_spec={
             "users": {"type": "dict", "default": {}},
             "vendor_refresh": {"type": "str", "choices": ["masked", "kept"], "default": "masked"},
+            "shares": {"type": "str", "choices": ["cooperative", "enforced"], "default": "cooperative"},
+            "container_ids": {"type": "dict", "default": {}},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },
         supports_check_mode=True,
@@ -421,6 +485,9 @@ def main() -> None:
     errors = [found for found in result["findings"] if found["severity"] == "error"]
     if errors:
         module.fail_json(msg=message(errors[0]), finding=errors[0], **result)
+    for found in result["findings"]:
+        if found["code"] == "GPU_SHARES_PENDING":
+            module.warn(message(found))
     module.exit_json(gpu_present=gpu, **result)
 
 

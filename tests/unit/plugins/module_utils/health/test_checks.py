@@ -343,6 +343,25 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"UID_DIFFERS"},
     ),
     "a GPU of another host": ({"settings": {"gpulab_users": {"alice": {"gpus": [0, 7]}}}}, {"GPU_UNKNOWN"}),
+    "enforced before the driver knows": (
+        {
+            "files": {
+                "/etc/gpulab/shares.json": '{"openers": {"alice": [1000]}}',
+                "/proc/driver/nvidia/params": "ModifyDeviceFiles: 1\n",
+            }
+        },
+        {"GPU_SHARES_PENDING"},
+    ),
+    "enforced, with a GPU of nobody": (
+        {
+            "files": {
+                "/etc/gpulab/shares.json": '{"openers": {"alice": [1000]}}',
+                "/proc/driver/nvidia/params": "ModifyDeviceFiles: 0\n",
+            },
+            "nodes": {"/dev/nvidia1": {"mode": 0o600}},
+        },
+        set(),
+    ),
     "no uvm node": (
         {"files": {"/dev/nvidia-uvm": None}},
         {"UVM_MISSING", "PROOF_NODE_MISSING"},
