@@ -10,17 +10,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.gpulab.fleet.plugins.module_utils._floors import accepted
 
+LATEST = "latest"
 QUERY_FORMAT = r"${Package}\t${db:Status-Abbrev}\t${Version}\n"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A package as the inventory asks for it; an empty version takes any."""
+    """A package as the inventory asks for it; an empty version takes any, LATEST the newest that is offered."""
 
     name: str
     version: str = ""
     minimum: str = ""
+    accepted: tuple[str, ...] = ()  # versions below the minimum that the site accepts by name
+
+    def refuses(self, version: str) -> bool:
+        return below(version, self.minimum) and not accepted(version, self.accepted)
 
 
 @dataclass(frozen=True)
@@ -41,8 +47,9 @@ class Offer:
     sources: list[str] = field(default_factory=list)
 
 
-def wanted_from(options: Iterable[dict[str, Any]]) -> list[Wanted]:
-    return [Wanted(o["name"], o.get("version") or "", o.get("minimum") or "") for o in options]
+def wanted_from(options: Iterable[dict[str, Any]], accepted: Iterable[str] = ()) -> list[Wanted]:
+    names = tuple(accepted)
+    return [Wanted(o["name"], o.get("version") or "", o.get("minimum") or "", names) for o in options]
 
 
 def parse_dpkg(text: str) -> dict[str, Installed]:
@@ -100,17 +107,20 @@ def below(version: str, minimum: str) -> bool:
 
 
 def outstanding(
-    wanted: Iterable[Wanted], installed: dict[str, Installed], keep_installed: bool = False
+    wanted: Iterable[Wanted],
+    installed: dict[str, Installed],
+    keep_installed: bool = False,
+    own_holds: Iterable[str] = (),
 ) -> list[Wanted]:
-    """The packages that are missing, broken or of another version."""
+    """The packages that are missing, broken or of another version; somebody else's hold is respected."""
     todo = []
     for package in wanted:
         present = installed.get(package.name)
         if present and present.whole and (keep_installed or matches(package.version, present.version)):
-            if below(present.version, package.minimum):
+            if package.refuses(present.version):
                 raise too_old(package, f"{present.version} is installed")
             continue
-        if present and present.held:
+        if present and present.held and package.name not in own_holds:
             raise FleetError("PACKAGE_HELD", f"{package.name} {present.version} is held; wanted {package.version}")
         todo.append(package)
     return todo
@@ -120,7 +130,7 @@ def choose(package: Wanted, offer: Offer) -> str:
     """The full version to install, or '' when it is not offered."""
     fitting = [v for v in offer.versions if matches(package.version, v)] if package.version else [offer.candidate]
     version = fitting[0] if fitting else ""
-    if version and below(version, package.minimum):
+    if version and package.refuses(version):
         raise too_old(package, f"{version} is what the sources offer")
     return version
 

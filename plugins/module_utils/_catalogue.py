@@ -305,12 +305,22 @@ CATALOGUE: dict[str, dict[str, Any]] = {
             "{package}' shows what the host sees."
         ),
     },
+    "APT_INDEX_OLD": {
+        "layer": "packages",
+        "severity": "warning",
+        "title": "What is the latest version was judged by an old index",
+        "cause": "The package sources could not be asked, and apt went on with what it knew from before.",
+        "remedy": "Make the source named above reachable, then run again; or name a version instead of latest.",
+    },
     "PACKAGE_TOO_OLD": {
         "layer": "packages",
         "severity": "error",
         "title": "A package is older than the oldest version that works",
         "cause": "The distribution's packages are often that old, or an old version is pinned.",
-        "remedy": "Use the vendor's packages, or set the version variable to a newer version.",
+        "remedy": (
+            "Use the vendor's packages, or set the version variable to a newer version. A site that knows what it does "
+            "names the version in gpulab_accept_versions."
+        ),
     },
     "PACKAGE_INSTALL_FAILED": {
         "layer": "packages",
@@ -338,8 +348,8 @@ CATALOGUE: dict[str, dict[str, Any]] = {
             "store), so it is never done unasked."
         ),
         "remedy": (
-            "Set the version variable to the installed version (or ''), or allow the downgrade: "
-            "rootless_docker_allow_downgrade: true."
+            "Set the version variable to the installed version (or ''), go back with playbooks/upgrade.yml, which "
+            "proves the result, or allow the downgrade: rootless_docker_allow_downgrade: true."
         ),
     },
     "PACKAGE_CONFLICT": {
@@ -474,10 +484,33 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "engine",
         "severity": "warning",
         "title": "A user's engine runs with older settings or programs than are installed",
-        "cause": "Containers are running, and an engine is never restarted under them.",
+        "cause": "Containers are running, and an engine is not restarted under them unasked.",
         "remedy": (
-            "When they may stop, as {user}: systemctl --user restart docker.service; or run again when no "
-            "container is running."
+            "Run again when no container is running, or let this run stop and start them again: -e "
+            "gpulab_when_busy=proceed (or wait). By hand, as {user}: systemctl --user restart docker.service"
+        ),
+    },
+    "ENGINE_UPGRADE_PENDING": {
+        "layer": "engine",
+        "severity": "warning",
+        "title": "Another version of the engine is ready and not installed, because containers are running",
+        "cause": (
+            "An engine whose programs are replaced cannot start containers until it is restarted, so both are done "
+            "together, when nothing runs. The packages are fetched."
+        ),
+        "remedy": (
+            "Run again when no container is running, or stop and start them in one go, with a way back: "
+            "ansible-playbook gpulab.fleet.upgrade -e gpulab_when_busy=proceed (or wait)."
+        ),
+    },
+    "WORK_NOT_BACK": {
+        "layer": "engine",
+        "severity": "error",
+        "title": "Containers that were stopped for a change do not run again",
+        "cause": "They were running before, and after the change they do not start or do not become healthy.",
+        "remedy": (
+            "As {user}: docker ps -a and docker logs NAME say why. What is not started yet is listed in {record}, and "
+            "each run tries again."
         ),
     },
     "DAEMON_JSON_INVALID": {
@@ -1299,7 +1332,10 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "cause": (
             "Versions below {floor} have known holes through which a container takes over its host (CVE-2026-24260)."
         ),
-        "remedy": "Set nvidia_container_toolkit_version to {floor} or newer.",
+        "remedy": (
+            "Set nvidia_container_toolkit_version to {floor} or newer. A site that must have an older one names that "
+            "version in gpulab_accept_versions."
+        ),
     },
     "TOOLKIT_LEGACY_HOOK": {
         "layer": "toolkit",

@@ -23,18 +23,37 @@ class _UnixConnection(http.client.HTTPConnection):
 
 def get(path: str, question: str, timeout: float = 10) -> Any:
     """The engine's JSON answer to GET `question`; OSError when there is no (sensible) answer."""
+    status, body = _ask(path, "GET", question, timeout)
+    if status != 200:
+        raise OSError(f"{path}: GET {question} answered {status}: {body[:200]!r}")
+    return json.loads(body)
+
+
+def post(path: str, request: str, timeout: float = 10) -> None:
+    """POST without a body; OSError when the engine refuses. That it is so already (304) is no refusal."""
+    status, body = _ask(path, "POST", request, timeout)
+    if status not in (200, 201, 204, 304):
+        raise OSError(f"POST {request} answered {status}: {_said(body)}")
+
+
+def _said(body: bytes) -> str:
+    """The engine's own words in an answer that refuses."""
+    try:
+        return str(json.loads(body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return body[:200].decode(errors="replace")
+
+
+def _ask(path: str, method: str, resource: str, timeout: float) -> tuple[int, bytes]:
     connection = _UnixConnection(path, timeout)
     try:
-        connection.request("GET", question)
+        connection.request(method, resource)
         answer = connection.getresponse()
-        body = answer.read()
+        return answer.status, answer.read()
     except http.client.HTTPException as error:
         raise OSError(f"{path}: {error}") from error
     finally:
         connection.close()
-    if answer.status != 200:
-        raise OSError(f"{path}: GET {question} answered {answer.status}: {body[:200]!r}")
-    return json.loads(body)
 
 
 def container_names(path: str, everything: bool = False) -> list[str]:

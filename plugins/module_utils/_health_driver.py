@@ -9,7 +9,7 @@ import re
 from ansible_collections.gpulab.fleet.plugins.module_utils import _health_facts as facts
 from ansible_collections.gpulab.fleet.plugins.module_utils._cdi import SHARES
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding
-from ansible_collections.gpulab.fleet.plugins.module_utils._floors import DRIVER_FLOOR, dotted
+from ansible_collections.gpulab.fleet.plugins.module_utils._floors import DRIVER_FLOOR, accepted, dotted
 from ansible_collections.gpulab.fleet.plugins.module_utils._health import Check, Seen
 from ansible_collections.gpulab.fleet.plugins.module_utils._health_view import HostView, Unreadable
 from ansible_collections.gpulab.fleet.plugins.module_utils._nvml import CODES, code_finding
@@ -68,7 +68,7 @@ def answers(host: HostView) -> Seen:
     if library is not None and library != loaded:
         yield finding("NVML_LIBRARY_MISMATCH", f"module {loaded}, library {library}")
         return
-    if facts.version(loaded) < DRIVER_FLOOR:
+    if facts.version(loaded) < DRIVER_FLOOR and not accepted(loaded, facts.accepted_versions(host)):
         yield finding("DRIVER_TOO_OLD", f"driver {loaded}", oldest=dotted(DRIVER_FLOOR))
     try:
         smi = facts.smi(host)

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from ansible_collections.gpulab.fleet.plugins.module_utils import _health_facts as facts
 from ansible_collections.gpulab.fleet.plugins.module_utils._cdi import GAVE_UP
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding
-from ansible_collections.gpulab.fleet.plugins.module_utils._floors import ENGINE_FLOOR
+from ansible_collections.gpulab.fleet.plugins.module_utils._floors import ENGINE_FLOOR, accepted
 from ansible_collections.gpulab.fleet.plugins.module_utils._health import Check, Seen
 from ansible_collections.gpulab.fleet.plugins.module_utils._health_view import HostView, Unreadable
 
@@ -124,7 +124,7 @@ def floor(host: HostView) -> Seen:
         return
     name, package = found
     number = facts.version(package.version)
-    if number < ENGINE_FLOOR:
+    if number < ENGINE_FLOOR and not accepted(package.version, facts.accepted_versions(host)):
         yield finding("ENGINE_TOO_OLD", f"{name} {package.version}")
     elif number < ENGINE_CDI_DEFAULT:
         yield finding("ENGINE_BELOW_RECOMMENDED", f"{name} {package.version}")

@@ -293,6 +293,12 @@ def dict_of(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def accepted_versions(host: HostView) -> list[str]:
+    """Versions below a floor that the inventory accepts by name."""
+    names = host.settings.get("gpulab_accept_versions")
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
 def users_with_gpus(host: HostView) -> list[str]:
     """The users that the inventory gives GPUs."""
     users = dict_of(host.settings.get("gpulab_users"))

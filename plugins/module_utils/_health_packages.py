@@ -9,14 +9,13 @@ from typing import NamedTuple
 
 from ansible_collections.gpulab.fleet.plugins.module_utils import _health_facts as facts
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding
+from ansible_collections.gpulab.fleet.plugins.module_utils._guarded import DRIVER
 from ansible_collections.gpulab.fleet.plugins.module_utils._health import Check, Seen
 from ansible_collections.gpulab.fleet.plugins.module_utils._health_view import HostView
 
 OWN_SOURCES = tuple(f"/etc/apt/sources.list.d/{name}.sources" for name in ("docker", "nvidia-container-toolkit"))
 LOCKS = ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock")
 BROKEN_STATES = ("half-installed", "unpacked", "half-configured")
-# Packages whose upgrade under a loaded kernel module breaks NVML and CUDA until a reboot.
-DRIVER_PACKAGE = re.compile(r"^(nvidia-(driver|dkms|headless|utils|compute-utils)|libnvidia-(compute|ml|cfg)|libcuda1)")
 
 
 class Source(NamedTuple):
@@ -144,7 +143,7 @@ def interrupted(host: HostView) -> Seen:
 
 def driver_upgrades(host: HostView) -> Seen:
     """Automatic upgrades leave the driver alone: upgraded under a loaded module, every GPU is gone until a reboot."""
-    driver = {name: package for name, package in facts.packages(host).items() if DRIVER_PACKAGE.match(name)}
+    driver = {name: package for name, package in facts.packages(host).items() if DRIVER.match(name)}
     if not driver or "unattended-upgrades" not in facts.packages(host):
         return
     answer = host.run(["apt-config", "dump"])

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ansible_collections.gpulab.fleet.plugins.module_utils import _health_facts as facts
 from ansible_collections.gpulab.fleet.plugins.module_utils._cdi import KIND, SPEC_NAME, all_edits, device_names
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding
-from ansible_collections.gpulab.fleet.plugins.module_utils._floors import TOOLKIT_FLOOR, dotted
+from ansible_collections.gpulab.fleet.plugins.module_utils._floors import TOOLKIT_FLOOR, accepted, dotted
 from ansible_collections.gpulab.fleet.plugins.module_utils._health import Check, Seen
 from ansible_collections.gpulab.fleet.plugins.module_utils._health_view import HostView, Unreadable
 
@@ -103,7 +103,8 @@ def toolkit(host: HostView) -> Seen:
     seen = ", ".join(f"{name} {package.version}" for name, package in known.items())
     if len(versions) > 1:
         yield finding("TOOLKIT_VERSIONS_MIXED", seen)
-    if any(facts.version(each) < TOOLKIT_FLOOR for each in versions):
+    names = facts.accepted_versions(host)
+    if any(facts.version(each) < TOOLKIT_FLOOR and not accepted(each, names) for each in versions):
         yield finding("TOOLKIT_VERSION_REFUSED", seen, floor=dotted(TOOLKIT_FLOOR))
 
 

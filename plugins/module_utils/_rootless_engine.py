@@ -16,11 +16,11 @@ import stat
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ansible_collections.gpulab.fleet.plugins.module_utils import _daemon_json as settings
-from ansible_collections.gpulab.fleet.plugins.module_utils import _registries
-from ansible_collections.gpulab.fleet.plugins.module_utils._docker_api import container_names, get
+from ansible_collections.gpulab.fleet.plugins.module_utils import _registries, _work
+from ansible_collections.gpulab.fleet.plugins.module_utils._docker_api import get
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import write_atomic
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account, run
@@ -91,6 +91,15 @@ def started_at(pid: int) -> float:
     return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - since_boot)
 
 
+class Busy(NamedTuple):
+    """What is done about running containers when the engine has to be restarted."""
+
+    when: str = "skip"  # skip, wait or proceed
+    seconds: float = 0  # how long to wait for their end
+    resume: bool = True  # start again what was stopped
+    healthy_within: float = 120
+
+
 class Engine:
     """Reads what is there, compares it with what is wanted, acts on the difference."""
 
@@ -104,6 +113,7 @@ class Engine:
         nvidia_runtime: str = "",
     ) -> None:
         self.user = user
+        self.busy = Busy()
         self.daemon = daemon
         self.cdi_spec_dir = cdi_spec_dir
         self.nvidia_runtime = nvidia_runtime
@@ -114,6 +124,7 @@ class Engine:
         self.diff: list[dict[str, str]] = []
         self.stale: list[str] = []  # why the running engine is not what its files say
         self.restart_pending = False
+        self.running: list[str] = []  # what keeps the engine from being restarted
         config = user.home / ".config"
         self.daemon_json = config / "docker" / "daemon.json"
         self.units = config / "systemd" / "user"
@@ -133,6 +144,7 @@ class Engine:
             "diff": self.diff,
             "restart_pending": self.restart_pending,
             "stale": self.stale,
+            "running": self.running,
             "engine": self.facts(),
         }
 
@@ -258,13 +270,32 @@ class Engine:
             self.systemctl("start", "dbus.socket")
         if state["ActiveState"] in ("active", "reloading"):
             self.stale += self.outdated(state)
-            if self.stale and self.running_containers():
-                self.restart_pending = True
-            elif self.stale:
+            if self.stale and _work.may_go_on(self.busy.when, self.running_containers, self.busy.seconds, self.check):
+                if not self.check:
+                    # Not left to the engine's own end: that has a limit of its own, whatever the grace periods are.
+                    _work.stop(str(self.user.socket), self.user.home)
                 self.bring_up("restart")
+            elif self.stale:
+                self.running = self.running_containers()
+                self.restart_pending = True
         else:
             self.stale.clear()
             self.bring_up("start")
+        self.resume()
+
+    def resume(self) -> None:
+        """Start what this run, or an earlier one that was interrupted, has stopped for a change."""
+        stopped = _work.load(self.user.home).get("containers", [])
+        if not stopped or not self.busy.resume:
+            return
+        names = ", ".join(each["name"] for each in stopped)
+        if self.check:
+            self.actions.append(f"started {names} again")
+            return
+        back, wrong = _work.start(str(self.user.socket), self.user.home, self.busy.healthy_within)
+        if wrong:
+            raise FleetError("WORK_NOT_BACK", "; ".join(wrong))
+        self.actions.append(f"started {', '.join(each['name'] for each in back)} again")
 
     def show(self) -> dict[str, str]:
         names = "ActiveState,Result,MainPID,ControlGroup,NeedDaemonReload"
@@ -304,7 +335,7 @@ class Engine:
 
     def running_containers(self) -> list[str]:
         try:
-            return container_names(str(self.user.socket))
+            return [_work.told(each) for each in _work.running(str(self.user.socket))]
         except OSError as error:
             raise FleetError("ENGINE_UNRESPONSIVE", str(error)) from error
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from ansible_collections.gpulab.fleet.plugins.module_utils._daemon_json import FLAG_SPELLINGS
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding
-from ansible_collections.gpulab.fleet.plugins.module_utils._floors import ENGINE_FLOOR, TOOLKIT_FLOOR, dotted
+from ansible_collections.gpulab.fleet.plugins.module_utils._floors import ENGINE_FLOOR, TOOLKIT_FLOOR, accepted, dotted
 
 USER_NAME = r"[a-z_][a-z0-9_.-]*\$?"
 STACK_NAME = r"[a-z0-9][a-z0-9_-]*"
@@ -65,7 +65,11 @@ SWITCH = Kind(
     "true or false", lambda value: isinstance(value, bool) or str(value).lower() in ("true", "false", "yes", "no")
 )
 URL = _text_like(r"(https?|file)://\S+", "an address that begins with https:// or http://")
-VERSION = _text_like(r"|(\d+:)?\d+(\.\d+)*\S*", "a version such as 28.5.2, or empty for the newest")
+VERSION = _text_like(r"|latest|(\d+:)?\d+(\.\d+)*\S*", "a version such as 28.5.2, latest, or empty for any")
+VERSIONS = Kind(
+    'a list of versions in quotes, such as ["1.18.2"]',
+    lambda value: isinstance(value, list) and all(isinstance(each, str) and re.match(r"\d", each) for each in value),
+)
 FINGERPRINT = _text_like(r"(?:[0-9A-Fa-f] ?){40}", "40 hexadecimal digits")
 FOLDER = _text_like(r"|[/~].*", "an absolute path")
 HOME = _text_like(r"/.*", "an absolute path")
@@ -156,6 +160,10 @@ VARIABLES: dict[str, Kind] = {
     "gpulab_gpus_expected": WHOLE,
     "gpulab_gpu_shares": _one_of("cooperative", "enforced"),
     "gpulab_proxy": MAPPING,
+    "gpulab_hold": SWITCH,
+    "gpulab_accept_versions": VERSIONS,
+    "gpulab_when_busy": _one_of("skip", "wait", "proceed"),
+    "gpulab_busy_timeout": WHOLE,
     "rootless_docker_source": _one_of("vendor", "distribution"),
     "rootless_docker_engine_version": VERSION,
     "rootless_docker_containerd_version": VERSION,
@@ -298,10 +306,12 @@ class _Problems:
     def versions(self) -> None:
         engine = self.settings.get("rootless_docker_engine_version")
         source = self.settings.get("rootless_docker_source", "vendor")
-        if source == "vendor" and _below(engine, ENGINE_FLOOR):
+        given = self.settings.get("gpulab_accept_versions")
+        names: list[str] = given if isinstance(given, list) else []
+        if source == "vendor" and _below(engine, ENGINE_FLOOR) and not accepted(str(engine), names):
             self.report("ENGINE_TOO_OLD", f"rootless_docker_engine_version = {engine}")
         toolkit = self.settings.get("nvidia_container_toolkit_version")
-        if _below(toolkit, TOOLKIT_FLOOR):
+        if _below(toolkit, TOOLKIT_FLOOR) and not accepted(str(toolkit), names):
             seen = f"nvidia_container_toolkit_version = {toolkit}"
             self.report("TOOLKIT_VERSION_REFUSED", seen, floor=dotted(TOOLKIT_FLOOR))
 

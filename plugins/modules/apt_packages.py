@@ -13,7 +13,7 @@ description:
   - Asks dpkg first. When everything is there in the wanted version, apt is not started at all.
   - Otherwise refreshes the index, judges by what is then offered (C(apt-get update) exits 0 when a mirror cannot be
     reached), and installs, upgrades and removes in one C(apt-get) call without recommended packages.
-  - A package on hold is respected, a downgrade happens only when allowed.
+  - A package that somebody put on hold is respected, a downgrade happens only when allowed.
   - A dpkg run that was interrupted before is completed first.
 options:
   packages:
@@ -29,7 +29,8 @@ options:
       version:
         description: >-
           The publisher's version (C(28.5.2)) or a full Debian version. Empty takes the installed one, else apt's
-          candidate.
+          candidate. V(latest) takes apt's candidate each time, which means asking the sources each time; it never
+          goes back to an older version than the installed one.
         type: str
         default: ""
       minimum:
@@ -52,6 +53,53 @@ options:
     default: false
   allow_downgrade:
     description: Whether an older version than the installed one may be put in its place.
+    type: bool
+    default: false
+  held:
+    description:
+      - Packages to have on hold (C(apt-mark hold)) where they are installed, so that unattended-upgrades and C(apt
+        upgrade) leave them alone. They need not be in O(packages).
+      - A hold that this module set is lifted for its own changes and set again; one that somebody else set is
+        respected.
+    type: list
+    elements: str
+    default: []
+  released:
+    description: Packages from which a hold that this module set is taken away.
+    type: list
+    elements: str
+    default: []
+  accept_versions:
+    description: Versions below C(minimum) that are accepted nevertheless, each by name.
+    type: list
+    elements: str
+    default: []
+  programs:
+    description: >-
+      Packages whose programs a running engine holds. Replaced under it, no container can be started until it is
+      restarted, so O(when_busy) decides about them.
+    type: list
+    elements: str
+    default: []
+  users:
+    description: Users whose containers count as work.
+    type: list
+    elements: str
+    default: []
+  when_busy:
+    description:
+      - What to do when one of O(programs) would be replaced while containers of O(users) are running.
+      - V(skip) fetches the packages and installs none of them (RV(pending)), V(wait) waits up to O(busy_timeout) for the
+        containers to end and then does the same, V(proceed) installs them.
+    type: str
+    choices: [skip, wait, proceed]
+    default: proceed
+  busy_timeout:
+    description: Seconds to wait for running containers to end.
+    type: int
+    default: 3600
+  stage_only:
+    description: Refresh the index, fetch what would be installed, and change nothing. RV(pending) says what it is.
     type: bool
     default: false
   lock_timeout:
@@ -100,6 +148,26 @@ removed:
   type: list
   elements: str
   returned: success
+held:
+  description: Packages that were put on hold.
+  type: list
+  elements: str
+  returned: success
+released:
+  description: Packages whose hold was taken away.
+  type: list
+  elements: str
+  returned: success
+pending:
+  description: Packages that were fetched and not installed, with the version that is installed and the one to come.
+  type: dict
+  returned: success
+  sample: {docker-ce: {from: "5:26.1.5-1~ubuntu.22.04~jammy", to: "5:28.5.2-1~ubuntu.22.04~jammy"}}
+findings:
+  description: Warnings (ENGINE_UPGRADE_PENDING, APT_INDEX_OLD).
+  type: list
+  elements: dict
+  returned: success
 finding:
   description: >-
     Code, cause and remedy of a failure. Codes are PACKAGE_UNAVAILABLE, PACKAGE_TOO_OLD, PACKAGE_HELD,
@@ -108,15 +176,19 @@ finding:
   returned: failure
 """
 
+import contextlib
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpulab.fleet.plugins.module_utils._apt import (
+    LATEST,
     QUERY_FORMAT,
     Installed,
+    Offer,
     Wanted,
-    below,
     choose,
     complaints,
     new_packages,
@@ -127,8 +199,11 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._apt import (
     wanted_from,
 )
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from_error, message
-from ansible_collections.gpulab.fleet.plugins.module_utils._journal import PACKAGE, REMOVED, UPGRADED, Journal
+from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding, from_error, message
+from ansible_collections.gpulab.fleet.plugins.module_utils._holds import HoldSteps, hold_steps, marked
+from ansible_collections.gpulab.fleet.plugins.module_utils._journal import HOLD, PACKAGE, REMOVED, UPGRADED, Journal
+from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import account
+from ansible_collections.gpulab.fleet.plugins.module_utils._work import may_go_on, running, told
 
 ENVIRONMENT = {
     "DEBIAN_FRONTEND": "noninteractive",
@@ -143,54 +218,171 @@ class Packages:
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
         self.p: dict[str, Any] = module.params
-        self.wanted = wanted_from(self.p["packages"])
+        self.wanted = wanted_from(self.p["packages"], self.p["accept_versions"])
         self.names = [w.name for w in self.wanted]
-        self.update_output = ""
+        self.update_output: str | None = None  # what apt-get update said, once it was asked
+        self.findings: list[dict[str, Any]] = []
         self.journal = Journal(module.check_mode)
 
     def converge(self) -> dict[str, Any]:
         for package in self.wanted:
-            if package.version and below(package.version, package.minimum):
+            if package.version not in ("", LATEST) and package.refuses(package.version):
                 raise too_old(package, f"{package.version} is asked for")
         installed = self.installed()
-        todo = outstanding(self.wanted, installed, self.p["keep_installed"])
+        self.settle_latest(installed)
+        ours = set(self.journal.entries(HOLD))
+        todo = outstanding(self.wanted, installed, self.p["keep_installed"], ours)
         remove = [name for name in self.p["conflicts"] if name in installed]
         if remove and self.p["on_conflict"] == "refuse":
             raise FleetError("PACKAGE_CONFLICT", f"installed: {', '.join(remove)}")
-        before = {n: i.version for n, i in installed.items()}
-        after = dict(before)
+        for name in remove:
+            if installed[name].held and name not in ours:
+                raise FleetError("PACKAGE_HELD", f"{name} {installed[name].version} is held; it has to go")
+        now = installed
+        pending = {}
         if todo or remove:
             targets = self.targets(todo, installed)
-            if self.module.check_mode:
-                after.update(targets)
-                after = {n: v for n, v in after.items() if n not in remove}
+            if self.is_staged(targets, remove, installed):
+                self.fetch(targets, remove, installed)
+                pending = {
+                    n: {"from": installed[n].version if n in installed else "", "to": targets[n]} for n in targets
+                }
+                pending |= {n: {"from": installed[n].version, "to": ""} for n in remove}
+            elif self.module.check_mode:
+                now = {n: i for n, i in installed.items() if n not in remove}
+                now |= {n: Installed(v, held=n in now and now[n].held) for n, v in targets.items()}
             else:
-                self.install(targets, remove, installed)
-                after = {n: i.version for n, i in self.installed().items()}
+                with self.lifted([n for n in (*targets, *remove) if n in installed and installed[n].held]):
+                    self.install(targets, remove, installed)
+                now = self.installed()
+        steps = HoldSteps([], []) if self.p["stage_only"] else hold_steps(self.p["held"], self.p["released"], now, ours)
+        self.mark(steps)
+        before = {n: i.version for n, i in installed.items()}
+        after = {n: i.version for n, i in now.items()}
         return {
             # A package that was only repaired has the same version before and after.
-            "changed": bool(todo or remove),
+            "changed": bool(((todo or remove) and not pending) or any(steps)),
             "versions": {n: after[n] for n in self.names if n in after},
             "upgraded": [n for n in self.names if n in before and n in after and before[n] != after[n]],
-            "removed": remove,
-            "diff": {"before": listing(before), "after": listing(after)},
+            "removed": [] if pending else remove,
+            "held": steps.hold,
+            "released": steps.unhold,
+            "pending": pending,
+            "findings": self.findings,
+            "diff": {
+                "before": listing(before, {n for n, i in installed.items() if i.held}),
+                "after": listing(after, marked(now, steps)),
+            },
         }
 
     def installed(self) -> dict[str, Installed]:
-        names = [*self.names, *self.p["conflicts"]]
+        names = dict.fromkeys([*self.names, *self.p["conflicts"], *self.p["held"], *self.p["released"]])
         # Exits 1 when a name is unknown, and still prints the others.
         return parse_dpkg(self.module.run_command(["dpkg-query", "-W", "-f", QUERY_FORMAT, *names])[1])
+
+    # --- the newest ----------------------------------------------------------------------------
+
+    def settle_latest(self, installed: dict[str, Installed]) -> None:
+        """Put the version that is offered in the place of `latest`; what is installed stays where none is newer."""
+        names = [package.name for package in self.wanted if package.version == LATEST]
+        if not names:
+            return
+        if not self.module.check_mode:
+            self.update()
+        trouble = [
+            line for line in complaints(self.update_output or "") if "Failed to fetch" in line or line[:2] == "E:"
+        ]
+        if trouble:
+            self.findings.append(finding("APT_INDEX_OLD", "; ".join(trouble)))
+        offers = self.offers(names)
+        for index, package in enumerate(self.wanted):
+            if package.version != LATEST:
+                continue
+            newest = offers[package.name].candidate if package.name in offers else ""
+            present = installed.get(package.name)
+            if present and (not newest or self.older(newest, present.version)):
+                newest = present.version
+            self.wanted[index] = replace(package, version=newest)
+
+    # --- work that is in the way ---------------------------------------------------------------
+
+    def is_staged(self, targets: dict[str, str], remove: list[str], installed: dict[str, Installed]) -> bool:
+        """Whether the packages are only fetched: because that is all that is asked for, or not to disturb work."""
+        if self.p["stage_only"]:
+            return True
+        replaced = [n for n in targets if n in installed and installed[n].whole and installed[n].version != targets[n]]
+        if not {*replaced, *remove} & set(self.p["programs"]):
+            return False
+        if may_go_on(self.p["when_busy"], self.busy, self.p["busy_timeout"], self.module.check_mode):
+            return False
+        changes = [f"{n} {installed[n].version} to {targets[n]}" for n in replaced] + [f"{n} away" for n in remove]
+        self.findings.append(
+            finding("ENGINE_UPGRADE_PENDING", f"{', '.join(changes)}; running: {'; '.join(self.busy())}")
+        )
+        return True
+
+    def busy(self) -> list[str]:
+        """The users' running containers, in words."""
+        found = []
+        for name in self.p["users"]:
+            try:
+                found += [f"{name}: {told(each)}" for each in running(str(account(name).socket))]
+            except FleetError:
+                continue  # an account that is still to be made
+            except ConnectionRefusedError:
+                continue  # a socket that an engine left behind
+            except OSError as error:
+                found.append(f"{name}: the engine does not say what runs ({error})")
+        return found
+
+    def fetch(self, targets: dict[str, str], remove: list[str], installed: dict[str, Installed]) -> None:
+        """Bring the packages without installing them: that the mirror has them is known before anything stops."""
+        if self.module.check_mode:
+            return
+        # Nothing is installed, so no hold is broken by this.
+        arguments = ["--download-only", "--allow-change-held-packages", *self.arguments(targets, remove, installed)]
+        rc, out, err = self.apt("install", *arguments)
+        if rc != 0:
+            raise failed(out, err)
+
+    # --- holds ---------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def lifted(self, names: list[str]) -> Iterator[None]:
+        """Without our holds on these packages; what is still there afterwards has them again, whatever happened."""
+        if names:
+            self.apt_mark("unhold", names)
+        try:
+            yield
+        finally:
+            still = self.installed() if names else {}
+            if again := [n for n in names if n in still]:
+                self.apt_mark("hold", again)
+            for name in set(names) - set(again):
+                self.journal.drop(HOLD, name)
+
+    def mark(self, steps: HoldSteps) -> None:
+        if self.module.check_mode:
+            return
+        for name in steps.hold:
+            self.journal.add(HOLD, name)
+        if steps.hold:
+            self.apt_mark("hold", steps.hold)
+        if steps.unhold:
+            self.apt_mark("unhold", steps.unhold)
+        for name in steps.unhold:
+            self.journal.drop(HOLD, name)
+
+    def apt_mark(self, verb: str, names: list[str]) -> None:
+        self.module.run_command(["apt-mark", verb, *names], environ_update=ENVIRONMENT, check_rc=True)
+
+    # --- apt -----------------------------------------------------------------------------------
 
     def targets(self, todo: list[Wanted], installed: dict[str, Installed]) -> dict[str, str]:
         """The full version to install for each package."""
         if todo and not self.module.check_mode:
             self.update()
-        rc, out, err = self.module.run_command(
-            ["apt-cache", "policy", *[w.name for w in todo]], environ_update=ENVIRONMENT
-        )
-        if rc != 0:
-            raise FleetError("PACKAGE_INSTALL_FAILED", "; ".join(complaints(err)) or err)
-        offers = parse_policy(out)
+        offers = self.offers([w.name for w in todo])
         targets = {}
         unseen = []
         for package in todo:
@@ -210,6 +402,12 @@ class Packages:
             self.module.warn(f"not offered by the sources as they are now: {', '.join(unseen)}")
         return targets
 
+    def offers(self, names: list[str]) -> dict[str, Offer]:
+        rc, out, err = self.module.run_command(["apt-cache", "policy", *names], environ_update=ENVIRONMENT)
+        if rc != 0:
+            raise FleetError("PACKAGE_INSTALL_FAILED", "; ".join(complaints(err)) or err)
+        return parse_policy(out)
+
     def older(self, version: str, than: str) -> bool:
         return self.module.run_command(["dpkg", "--compare-versions", version, "lt", than])[0] == 0
 
@@ -218,13 +416,15 @@ class Packages:
             f"{package.name}: wanted {package.version or 'any version'}; offered: {', '.join(versions) or 'none'}"
             f" from {', '.join(dict.fromkeys(sources)) or 'no source'}"
         )
-        trouble = complaints(self.update_output)
+        trouble = complaints(self.update_output or "")
         if trouble:
             evidence += f"; apt-get update said: {' '.join(trouble)}"
         found = from_error(FleetError("PACKAGE_UNAVAILABLE", evidence), package=package.name)
         self.module.fail_json(msg=message(found), finding=found)
 
     def update(self) -> None:
+        if self.update_output is not None:
+            return
         # The lock on the index is not covered by apt's own waiting, so wait here.
         deadline = time.monotonic() + self.p["lock_timeout"]
         while True:
@@ -234,20 +434,22 @@ class Packages:
                 return
             time.sleep(2)
 
-    def install(self, targets: dict[str, str], remove: list[str], installed: dict[str, Installed]) -> None:
+    def arguments(self, targets: dict[str, str], remove: list[str], installed: dict[str, Installed]) -> list[str]:
         options = ["--allow-downgrades"] if self.p["allow_downgrade"] else []
         # A package that dpkg wants to see again is not reinstalled by naming its version alone.
         if any(n in installed and not installed[n].whole for n in targets):
             options.append("--reinstall")
-        arguments = [*options, *[f"{n}={v}" for n, v in targets.items()], *[f"{n}-" for n in remove]]
+        return [*options, *[f"{n}={v}" for n, v in targets.items()], *[f"{n}-" for n in remove]]
+
+    def install(self, targets: dict[str, str], remove: list[str], installed: dict[str, Installed]) -> None:
+        arguments = self.arguments(targets, remove, installed)
         self.record(self.refuse_removals(arguments, remove), targets, remove, installed)
         rc, out, err = self.apt("install", *arguments)
         if rc != 0 and "dpkg was interrupted" in err:
             self.module.run_command(["dpkg", "--configure", "-a", "--force-confdef"], environ_update=ENVIRONMENT)
             rc, out, err = self.apt("install", *arguments)
         if rc != 0:
-            code = "APT_LOCKED" if "Unable to acquire the dpkg frontend lock" in err else "PACKAGE_INSTALL_FAILED"
-            raise FleetError(code, "; ".join(complaints(err) or [err.strip()[-500:] or out.strip()[-500:]]))
+            raise failed(out, err)
 
     def refuse_removals(self, arguments: list[str], remove: list[str]) -> str:
         """apt removes whatever conflicts with what it installs; only what was named may go. What it would do."""
@@ -282,8 +484,14 @@ class Packages:
         return result
 
 
-def listing(versions: dict[str, str]) -> str:
-    return "".join(f"{name} {version}\n" for name, version in sorted(versions.items()))
+def failed(out: str, err: str) -> FleetError:
+    """apt's own words about why it did not do it."""
+    code = "APT_LOCKED" if "Unable to acquire the dpkg frontend lock" in err else "PACKAGE_INSTALL_FAILED"
+    return FleetError(code, "; ".join(complaints(err) or [err.strip()[-500:] or out.strip()[-500:]]))
+
+
+def listing(versions: dict[str, str], held: set[str]) -> str:
+    return "".join(f"{name} {version}{' hold' * (name in held)}\n" for name, version in sorted(versions.items()))
 
 
 def main() -> None:
@@ -299,6 +507,14 @@ def main() -> None:
             "on_conflict": {"type": "str", "choices": ["remove", "refuse"], "default": "remove"},
             "keep_installed": {"type": "bool", "default": False},
             "allow_downgrade": {"type": "bool", "default": False},
+            "held": {"type": "list", "elements": "str", "default": []},
+            "released": {"type": "list", "elements": "str", "default": []},
+            "accept_versions": {"type": "list", "elements": "str", "default": []},
+            "programs": {"type": "list", "elements": "str", "default": []},
+            "users": {"type": "list", "elements": "str", "default": []},
+            "when_busy": {"type": "str", "choices": ["skip", "wait", "proceed"], "default": "proceed"},
+            "busy_timeout": {"type": "int", "default": 3600},
+            "stage_only": {"type": "bool", "default": False},
             "lock_timeout": {"type": "int", "default": 120},
         },
         supports_check_mode=True,
@@ -308,6 +524,8 @@ def main() -> None:
     except FleetError as error:
         found = from_error(error, package=error.detail.split()[0].rstrip(":"))
         module.fail_json(msg=message(found), finding=found)
+    for found in result["findings"]:
+        module.warn(message(found))
     module.exit_json(**result)
 
 

@@ -16,9 +16,14 @@ description:
     packages that are on the host already are named as well, because all of them must carry the same version.
 options:
   version:
-    description: The wanted version of the toolkit, as NVIDIA writes it.
+    description: The wanted version of the toolkit, as NVIDIA writes it, or V(latest).
     type: str
     required: true
+  accept_versions:
+    description: Versions with known holes that are accepted nevertheless, each by name.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     description: Reads only.
@@ -52,7 +57,13 @@ packages:
   type: list
   elements: dict
   returned: success
-  sample: [{name: nvidia-container-toolkit-base, version: 1.20.0}]
+  sample: [{name: nvidia-container-toolkit-base, version: 1.20.0, minimum: 1.19.1}]
+holdable:
+  description: RV(packages) by name, and the packages of the NVIDIA driver that are installed.
+  type: list
+  elements: str
+  returned: success
+  sample: [nvidia-container-toolkit-base, libnvidia-compute-580, nvidia-utils-580]
 finding:
   description: Code, cause and remedy of a refusal. The code is TOOLKIT_VERSION_REFUSED.
   type: dict
@@ -63,19 +74,22 @@ import re
 from collections.abc import Iterable
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.gpulab.fleet.plugins.module_utils._apt import QUERY_FORMAT, parse_dpkg
+from ansible_collections.gpulab.fleet.plugins.module_utils._apt import LATEST, QUERY_FORMAT, parse_dpkg
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from_error, message
-from ansible_collections.gpulab.fleet.plugins.module_utils._floors import TOOLKIT_FLOOR, dotted
+from ansible_collections.gpulab.fleet.plugins.module_utils._floors import TOOLKIT_FLOOR, accepted, dotted
 from ansible_collections.gpulab.fleet.plugins.module_utils._gpu_presence import gpu_presence
+from ansible_collections.gpulab.fleet.plugins.module_utils._guarded import driver_packages
 
 FLOOR = dotted(TOOLKIT_FLOOR)
 BASE = "nvidia-container-toolkit-base"
 LEGACY = ("nvidia-container-toolkit", "libnvidia-container-tools", "libnvidia-container1")
 
 
-def refuse_unsafe(version: str) -> None:
-    """Raise unless this is a plain release, not older than the floor."""
+def refuse_unsafe(version: str, accept_versions: Iterable[str] = ()) -> None:
+    """Raise unless this is a plain release, not older than the floor or accepted by name; or the latest."""
+    if version == LATEST or accepted(version, accept_versions):
+        return
     if not re.fullmatch(r"\d+\.\d+\.\d+", version):
         raise FleetError("TOOLKIT_VERSION_REFUSED", f"{version!r} is not a release like {FLOOR}")
     if parts(version) < parts(FLOOR):
@@ -88,23 +102,29 @@ def parts(version: str) -> tuple[int, ...]:
 
 def packages(version: str, installed: Iterable[str]) -> list[dict[str, str]]:
     """The base package, and those of the others that are there: their dependencies tie all to one version."""
-    return [{"name": name, "version": version} for name in (BASE, *(n for n in LEGACY if n in installed))]
+    return [
+        {"name": name, "version": version, "minimum": FLOOR} for name in (BASE, *(n for n in LEGACY if n in installed))
+    ]
 
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={"version": {"type": "str", "required": True}},
+        argument_spec={
+            "version": {"type": "str", "required": True},
+            "accept_versions": {"type": "list", "elements": "str", "default": []},
+        },
         supports_check_mode=True,
     )
     version = module.params["version"]
     try:
-        refuse_unsafe(version)
+        refuse_unsafe(version, module.params["accept_versions"])
     except FleetError as error:
         found = from_error(error, floor=FLOOR)
         module.fail_json(msg=message(found), finding=found)
-    # Exits 1 when a name is unknown, and still prints the others.
-    installed = parse_dpkg(module.run_command(["dpkg-query", "-W", "-f", QUERY_FORMAT, *LEGACY])[1])
-    module.exit_json(changed=False, gpu=gpu_presence(), packages=packages(version, installed))
+    installed = parse_dpkg(module.run_command(["dpkg-query", "-W", "-f", QUERY_FORMAT])[1])
+    wanted = packages(version, [name for name in LEGACY if name in installed])
+    holdable = [package["name"] for package in wanted] + driver_packages(installed)
+    module.exit_json(changed=False, gpu=gpu_presence(), packages=wanted, holdable=holdable)
 
 
 if __name__ == "__main__":

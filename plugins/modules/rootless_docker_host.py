@@ -21,6 +21,12 @@ options:
     type: str
     choices: [refuse, keep]
     default: refuse
+  guard:
+    description: >-
+      Whether unattended-upgrades is told to leave driver, toolkit and engine alone, by a file of its own in
+      C(/etc/apt/apt.conf.d). V(false) takes that file away.
+    type: bool
+    default: true
   users:
     description: Users that must exist, or it is an error before anything is changed.
     type: list
@@ -85,7 +91,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpulab.fleet.plugins.module_utils._docker_api import container_names, get
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from_error, message
-from ansible_collections.gpulab.fleet.plugins.module_utils._journal import UNIT, Journal
+from ansible_collections.gpulab.fleet.plugins.module_utils._guarded import UNATTENDED, UNATTENDED_TEXT
+from ansible_collections.gpulab.fleet.plugins.module_utils._journal import FILE, UNIT, Journal
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import account
 
 DOCKER_UNITS = ("docker.service", "docker.socket")
@@ -150,6 +157,7 @@ class Host:
         # An engine that is kept needs its containerd as well: leave all three.
         masks = [] if rootful else to_mask(units)
         reload = self.put("etc/systemd/system/user@.service.d/gpulab-delegate.conf", DELEGATION)
+        self.guard()
         profile = "etc/apparmor.d/gpulab-rootlesskit"
         if self.needs_profile() and self.put(profile, APPARMOR_PROFILE):
             self.act("loaded the AppArmor profile", ["apparmor_parser", "-r", str(self.root / profile)])
@@ -221,6 +229,18 @@ class Host:
             )
         return False
 
+    def guard(self) -> None:
+        """What unattended-upgrades may not touch, there or not there as asked for."""
+        if self.module.params["guard"]:
+            self.put(UNATTENDED, UNATTENDED_TEXT)
+        elif (path := self.root / UNATTENDED).is_file():
+            self.actions.append(f"removed {path}")
+            text = path.read_text(encoding="utf-8")
+            self.diff.append({"before_header": str(path), "after_header": str(path), "before": text, "after": ""})
+            if not self.module.check_mode:
+                path.unlink()
+                self.journal.drop(FILE, str(path))
+
     def put(self, name: str, text: str) -> bool:
         """Write a file when it differs; says whether it did."""
         path = self.root / name
@@ -242,6 +262,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "rootful": {"type": "str", "choices": ["refuse", "keep"], "default": "refuse"},
+            "guard": {"type": "bool", "default": True},
             "users": {"type": "list", "elements": "str", "default": []},
             "may_create": {"type": "list", "elements": "str", "default": []},
         },

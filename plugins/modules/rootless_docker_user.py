@@ -14,7 +14,8 @@ description:
     engine. Reads everything first and acts on what differs.
   - C(daemon.json) is merged. Keys that somebody else put there stay; keys that an earlier run put there and that are no
     longer asked for are taken out again. The result is judged by C(dockerd --validate) before it lands.
-  - An engine is never restarted while it has running containers. RV(restart_pending) is true then.
+  - An engine is not restarted while it has running containers, unless O(when_busy) allows it; RV(restart_pending) is
+    true then. Containers that a restart, or an interrupted earlier run, has stopped are started again.
   - A unit that somebody else wrote is replaced; the old text stays beside it as C(docker.service.before-gpulab).
   - Runs as root and does whatever concerns the home as the user.
 options:
@@ -79,6 +80,31 @@ options:
         yet; otherwise the running engine tells.
     type: bool
     default: false
+  when_busy:
+    description:
+      - What to do when the engine has to be restarted and containers are running.
+      - V(skip) leaves it for another time, V(wait) waits up to O(busy_timeout) for the containers to end and then does
+        the same, V(proceed) stops them with their own grace period, restarts the engine and starts them again.
+    type: str
+    choices: [skip, wait, proceed]
+    default: skip
+  busy_timeout:
+    description: Seconds to wait for running containers to end.
+    type: int
+    default: 3600
+  resume:
+    description: Start the containers that were stopped for a change; V(false) where a later task does so.
+    type: bool
+    default: true
+  resume_timeout:
+    description: Seconds that containers with a health check may take until they are healthy again.
+    type: int
+    default: 120
+  accept_versions:
+    description: Versions of the engine below the oldest that works which are accepted nevertheless, each by name.
+    type: list
+    elements: str
+    default: []
   state:
     description: The engine is set up and running.
     type: str
@@ -131,6 +157,11 @@ restart_pending:
   description: The engine runs with older settings or programs than are installed, and containers are running.
   type: bool
   returned: success
+running:
+  description: The running containers that keep the engine from being restarted, in words.
+  type: list
+  elements: str
+  returned: success
 findings:
   description: Warnings and information (ENGINE_RESTART_PENDING, ENGINE_BELOW_RECOMMENDED).
   type: list
@@ -141,7 +172,7 @@ finding:
     Code, cause and remedy of a failure. Codes are USER_MISSING, USER_IS_ROOT, HOME_UNUSABLE, USER_MANAGER_DOWN,
     SUBID_MISSING, ENGINE_MISSING, ENGINE_TOO_OLD, ENGINE_START_FAILED, ENGINE_UNRESPONSIVE, DAEMON_JSON_INVALID,
     DAEMON_JSON_REJECTED, DAEMON_JSON_TYPO, DATA_ROOT_NETWORK_FS, DATA_ROOT_NOT_OWNED, LIMIT_UNENFORCEABLE,
-    REGISTRY_LOGIN_ELSEWHERE and CLI_CONFIG_INVALID.
+    REGISTRY_LOGIN_ELSEWHERE, WORK_NOT_BACK and CLI_CONFIG_INVALID.
   type: dict
   returned: failure
 """
@@ -158,11 +189,12 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._apt import below
 from ansible_collections.gpulab.fleet.plugins.module_utils._daemon_json import FLAG_SPELLINGS
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding, from_error, message
-from ansible_collections.gpulab.fleet.plugins.module_utils._floors import ENGINE_FLOOR, dotted
+from ansible_collections.gpulab.fleet.plugins.module_utils._floors import ENGINE_FLOOR, accepted, dotted
 from ansible_collections.gpulab.fleet.plugins.module_utils._journal import FILE, LINGER, TREE, Journal
-from ansible_collections.gpulab.fleet.plugins.module_utils._rootless_engine import Engine, parse_properties, read
+from ansible_collections.gpulab.fleet.plugins.module_utils._rootless_engine import Busy, Engine, parse_properties, read
 from ansible_collections.gpulab.fleet.plugins.module_utils._subid import COUNT, of_user, parse
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account, account, as_user
+from ansible_collections.gpulab.fleet.plugins.module_utils._work import record_path
 
 RECOMMENDED = "28.2"
 CONTROLLERS = Path(_user_limits.CONTROLLERS)
@@ -219,6 +251,7 @@ class RootlessUser:
         runtime = str(RUNTIMES / self.name) if params["nvidia_runtime"] else ""
         spec_dir = params["cdi_spec_dir"] or ""
         engine = Engine(user, params["daemon"], spec_dir, check, params["upgraded"], runtime)
+        engine.busy = Busy(params["when_busy"], params["busy_timeout"], params["resume"], params["resume_timeout"])
         engine.registries = params["registries"]
         return engine
 
@@ -316,17 +349,18 @@ class RootlessUser:
         return str(self.module.run_command(argv)[1]).strip()
 
 
-def judge(result: dict[str, Any], user: str) -> list[dict[str, Any]]:
+def judge(result: dict[str, Any], user: str, accept_versions: list[str]) -> list[dict[str, Any]]:
     """Findings about an engine that runs; too old a one is an error."""
     version = result["engine"].get("version", "")
-    if version and below(version, dotted(ENGINE_FLOOR)):
+    if version and below(version, dotted(ENGINE_FLOOR)) and not accepted(version, accept_versions):
         raise FleetError("ENGINE_TOO_OLD", f"{user}'s engine is {version}")
     findings = []
     if version and below(version, RECOMMENDED):
         evidence = f"{user}'s engine is {version}; {RECOMMENDED} or newer is recommended"
         findings.append(finding("ENGINE_BELOW_RECOMMENDED", evidence))
     if result["restart_pending"]:
-        findings.append(finding("ENGINE_RESTART_PENDING", "; ".join(result["stale"]), user=user))
+        evidence = f"{'; '.join(result['stale'])}; running: {'; '.join(result['running'])}"
+        findings.append(finding("ENGINE_RESTART_PENDING", evidence, user=user))
     return findings
 
 
@@ -356,6 +390,11 @@ def main() -> None:
             "limits": {"type": "dict", "default": {}},
             "create_home": {"type": "bool", "default": False},
             "upgraded": {"type": "bool", "default": False},
+            "when_busy": {"type": "str", "choices": ["skip", "wait", "proceed"], "default": "skip"},
+            "busy_timeout": {"type": "int", "default": 3600},
+            "resume": {"type": "bool", "default": True},
+            "resume_timeout": {"type": "int", "default": 120},
+            "accept_versions": {"type": "list", "elements": "str", "default": []},
             "state": {"type": "str", "choices": ["present"], "default": "present"},
         },
         required_if=[("nvidia_runtime", True, ["cdi_spec_dir"])],
@@ -365,13 +404,14 @@ def main() -> None:
     user = RootlessUser(module)
     try:
         result = user.converge()
-        findings = judge(result, name)
+        findings = judge(result, name, module.params["accept_versions"])
     except FleetError as error:
         detail = error.detail
         if error.code == "ENGINE_START_FAILED":
             detail += f"\n{user.last_words()}"
         wrong = detail.partition(":")[0]
         data = {"wrong": wrong, "right": FLAG_SPELLINGS.get(wrong, ""), "home": detail, "path": detail.split(" ")[0]}
+        data["record"] = str(record_path(Path("~")))
         found = from_error(FleetError(error.code, detail), user=name, **data)
         module.fail_json(msg=message(found), finding=found)
     for found in findings:

@@ -47,7 +47,17 @@ def test_shared_variables_are_described_alike_everywhere() -> None:
                     continue
                 shape = {key: option.get(key) for key in ("type", "default", "elements")}
                 assert seen.setdefault(name, shape) == shape, f"{role.name}: {name}"
-    assert names == {"gpulab_users", "gpulab_stacks", "gpulab_gpus_expected", "gpulab_gpu_shares", "gpulab_proxy"}
+    assert names == {
+        "gpulab_users",
+        "gpulab_stacks",
+        "gpulab_gpus_expected",
+        "gpulab_gpu_shares",
+        "gpulab_proxy",
+        "gpulab_hold",
+        "gpulab_accept_versions",
+        "gpulab_when_busy",
+        "gpulab_busy_timeout",
+    }
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda r: r.name)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.gpulab.fleet.plugins.module_utils import _rootless_engine as module_under_test
+from ansible_collections.gpulab.fleet.plugins.module_utils import _work
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._rootless_engine import (
     MARK,
@@ -52,7 +53,8 @@ class Manager:
         self.answers = True
         monkeypatch.setattr(module_under_test, "run", self.run)
         monkeypatch.setattr(module_under_test, "get", self.get)
-        monkeypatch.setattr(module_under_test, "container_names", lambda _socket: self.ask(self.containers))
+        monkeypatch.setattr(_work, "running", lambda _socket: self.ask(self.containers))
+        monkeypatch.setattr(_work, "told", str)
         monkeypatch.setattr(module_under_test, "started_at", lambda _pid: self.started)
         monkeypatch.setattr(Engine, "replaced_programs", lambda _self, _cgroup: self.replaced)
         monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")

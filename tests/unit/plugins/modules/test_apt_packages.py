@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.gpulab.fleet.plugins.module_utils._journal import PACKAGE, REMOVED, UPGRADED, Journal
+from ansible_collections.gpulab.fleet.plugins.module_utils._journal import HOLD, PACKAGE, REMOVED, UPGRADED, Journal
+from ansible_collections.gpulab.fleet.plugins.modules import apt_packages
 from ansible_collections.gpulab.fleet.plugins.modules.apt_packages import Packages
 
 NEW = "5:28.5.2-1~jammy"
@@ -31,7 +32,9 @@ class Host:
         self.also_installed: list[str] = []
         self.warnings: list[str] = []
 
-    def run(self, argv: list[str], environ_update: dict[str, str] | None = None) -> tuple[int, str, str]:
+    def run(
+        self, argv: list[str], environ_update: dict[str, str] | None = None, check_rc: bool = False
+    ) -> tuple[int, str, str]:
         self.calls.append(argv)
         if argv[0] == "dpkg-query":
             rows = [f"{n}\t{s}\t{v}\n" for n, (s, v) in self.installed.items() if n in argv]
@@ -41,6 +44,11 @@ class Host:
             return 0, "".join(self.policy(n) for n in argv[2:] if n in self.offered), ""
         if argv[:2] == ["dpkg", "--compare-versions"]:
             return int(not argv[2] < argv[4]), "", ""
+        if argv[0] == "apt-mark":
+            for name in argv[2:]:
+                status, version = self.installed[name]
+                self.installed[name] = (("h" if argv[1] == "hold" else "i") + status[1:], version)
+            return 0, "", ""
         if argv[0] == "dpkg":
             return 0, "", ""
         if "update" in argv:
@@ -52,6 +60,10 @@ class Host:
             return 0, "".join(f"{line}\n" for line in [*out, *self.also_installed]), ""
         if self.install_errors:
             return 100, "", self.install_errors.pop(0)
+        if "--download-only" in argv:
+            return 0, "", ""
+        if any(self.installed.get(a.split("=")[0].rstrip("-"), ("",))[0][:1] == "h" for a in argv):
+            return 100, "", "E: Held packages were changed and -y was used without --allow-change-held-packages."
         for argument in argv[argv.index("install") + 1 :]:
             if "=" in argument:
                 name, version = argument.split("=")
@@ -80,6 +92,14 @@ class Host:
             "keep_installed": False,
             "allow_downgrade": False,
             "lock_timeout": 0,
+            "held": [],
+            "released": [],
+            "accept_versions": [],
+            "programs": ["docker-ce", "docker.io"],
+            "users": ["trainer"],
+            "when_busy": "skip",
+            "busy_timeout": 0,
+            "stage_only": False,
         }
         module: Any = SimpleNamespace(
             params={**defaults, **params},
@@ -89,6 +109,9 @@ class Host:
             warn=self.warnings.append,
         )
         return Packages(module).converge()
+
+    def marks(self) -> list[list[str]]:
+        return [c[1:] for c in self.calls if c[0] == "apt-mark"]
 
     def applied(self) -> list[list[str]]:
         """The calls that change something."""
@@ -248,3 +271,142 @@ def test_what_we_brought_ourselves_is_neither_upgraded_nor_removed(host: Host) -
 def test_check_mode_records_nothing(host: Host) -> None:
     host.converge(check=True)
     assert Journal().entries(PACKAGE) == {}
+
+
+# --- holds ---------------------------------------------------------------------------------------
+ENGINE: dict[str, Any] = {"packages": [{"name": "docker-ce", "version": "28.5.2"}], "held": ["docker-ce", "absent"]}
+
+
+def test_a_hold_is_set_kept_and_taken_back(host: Host) -> None:
+    host.installed = {}
+    first = host.converge(**ENGINE)
+    assert first["held"] == ["docker-ce"]
+    assert first["diff"]["after"] == f"docker-ce {NEW} hold\n"
+    assert "docker-ce" in Journal().entries(HOLD)
+    host.calls.clear()
+    assert not host.converge(**ENGINE)["changed"]
+    assert host.marks() == []
+    released = host.converge(**{**ENGINE, "held": [], "released": ["docker-ce"]})
+    assert released["changed"] and released["released"] == ["docker-ce"]
+    assert host.marks() == [["unhold", "docker-ce"]]
+    assert Journal().entries(HOLD) == {}
+    assert not host.converge(**{**ENGINE, "held": [], "released": ["docker-ce"]})["changed"]
+
+
+def test_our_own_hold_is_lifted_for_an_upgrade_and_set_again(host: Host) -> None:
+    host.installed = {"docker-ce": ("ii ", OLD)}
+    host.converge(packages=[{"name": "docker-ce"}], held=["docker-ce"])
+    host.calls.clear()
+    assert host.converge(**ENGINE)["upgraded"] == ["docker-ce"]
+    assert host.marks() == [["unhold", "docker-ce"], ["hold", "docker-ce"]]
+    assert host.installed["docker-ce"] == ("hi ", NEW)
+
+
+def test_our_own_hold_is_back_after_an_installation_that_failed(host: Host) -> None:
+    host.installed = {"docker-ce": ("ii ", OLD)}
+    host.converge(packages=[{"name": "docker-ce"}], held=["docker-ce"])
+    host.install_errors = ["E: Failed to fetch http://mirror/x.deb  404  Not Found"]
+    with pytest.raises(FleetError):
+        host.converge(**ENGINE)
+    assert host.installed["docker-ce"] == ("hi ", OLD)
+
+
+def test_somebody_else_s_hold_is_not_ours_to_lift(host: Host) -> None:
+    host.installed = {"docker-ce": ("hi ", NEW)}
+    assert not host.converge(**ENGINE)["changed"]
+    assert Journal().entries(HOLD) == {}
+    assert not host.converge(**{**ENGINE, "held": [], "released": ["docker-ce"]})["changed"]
+    host.installed = {"docker.io": ("hi ", "20.10-1")}
+    with pytest.raises(FleetError, match=r"docker\.io 20\.10-1 is held"):
+        host.converge()
+
+
+def test_a_held_package_of_ours_can_be_replaced_by_another(host: Host) -> None:
+    host.converge(packages=[], conflicts=[], held=["docker.io"])
+    assert host.converge()["removed"] == ["docker.io"]
+    assert Journal().entries(HOLD) == {}
+
+
+def test_check_mode_predicts_holds(host: Host) -> None:
+    host.installed = {}
+    predicted = host.converge(check=True, **ENGINE)
+    assert host.marks() == [] and Journal().entries(HOLD) == {}
+    done = host.converge(**ENGINE)
+    assert {k: predicted[k] for k in ("changed", "held", "diff")} == {k: done[k] for k in ("changed", "held", "diff")}
+
+
+# --- versions ------------------------------------------------------------------------------------
+def test_the_latest_is_what_is_offered_and_never_older(host: Host) -> None:
+    latest: dict[str, Any] = {"packages": [{"name": "docker-ce", "version": "latest"}], "conflicts": []}
+    host.installed = {"docker-ce": ("ii ", OLD)}
+    assert host.converge(**latest)["versions"] == {"docker-ce": NEW}
+    assert len([c for c in host.calls if "update" in c]) == 1
+    assert not host.converge(**latest)["changed"]
+    host.offered["docker-ce"] = [OLD]
+    assert not host.converge(**latest)["changed"]
+
+
+def test_the_latest_by_an_old_index_is_said(host: Host) -> None:
+    host.installed = {"docker-ce": ("ii ", NEW)}
+    host.update_error = "W: Failed to fetch http://mirror/InRelease  Could not connect to mirror"
+    result = host.converge(packages=[{"name": "docker-ce", "version": "latest"}], conflicts=[])
+    assert not result["changed"]
+    assert [f["code"] for f in result["findings"]] == ["APT_INDEX_OLD"]
+
+
+def test_a_version_below_the_floor_needs_to_be_named(host: Host) -> None:
+    old: dict[str, Any] = {"packages": [{"name": "docker-ce", "version": "26.1.5", "minimum": "28.2"}]}
+    with pytest.raises(FleetError, match="PACKAGE_TOO_OLD"):
+        host.converge(**old)
+    assert host.converge(**old, accept_versions=["26.1.5"])["versions"] == {"docker-ce": OLD}
+
+
+# --- work that is in the way ----------------------------------------------------------------------
+@pytest.fixture
+def work(host: Host, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """One user's running containers, on a host with an older engine."""
+    names = ["training"]
+    host.installed = {"docker-ce": ("ii ", OLD), "uidmap": ("ii ", "1:4.8-1")}
+    monkeypatch.setattr(apt_packages, "account", lambda name: SimpleNamespace(socket=f"/run/{name}"))
+    monkeypatch.setattr(apt_packages, "running", lambda _socket: names)
+    monkeypatch.setattr(apt_packages, "told", str)
+    return names
+
+
+@pytest.mark.parametrize("when_busy", ["skip", "wait"])
+@pytest.mark.parametrize("check", [True, False])
+def test_an_engine_is_not_replaced_under_running_containers(
+    host: Host, work: list[str], when_busy: str, check: bool
+) -> None:
+    result = host.converge(check=check, when_busy=when_busy)
+    assert not result["changed"]
+    assert result["pending"] == {"docker-ce": {"from": OLD, "to": NEW}}
+    assert result["versions"]["docker-ce"] == OLD
+    (found,) = result["findings"]
+    assert found["code"] == "ENGINE_UPGRADE_PENDING"
+    assert "trainer: training" in found["evidence"]
+    assert [("--download-only" in c) for c in host.applied() if "install" in c] == [True] * (not check)
+    work.clear()
+    assert host.converge(check=check, when_busy=when_busy)["upgraded"] == ["docker-ce"]
+
+
+def test_it_is_when_that_is_asked_for(host: Host, work: list[str]) -> None:
+    result = host.converge(when_busy="proceed")
+    assert result["upgraded"] == ["docker-ce"] and result["pending"] == {} and result["findings"] == []
+
+
+def test_what_no_engine_holds_is_upgraded_beside_running_containers(host: Host, work: list[str]) -> None:
+    assert host.converge(programs=["containerd.io"])["upgraded"] == ["docker-ce"]
+
+
+def test_a_half_installed_engine_is_repaired_in_any_case(host: Host, work: list[str]) -> None:
+    host.installed["docker-ce"] = ("iHR", NEW)
+    assert host.converge()["changed"]
+
+
+def test_staging_fetches_and_changes_nothing(host: Host, work: list[str]) -> None:
+    work.clear()
+    result = host.converge(stage_only=True, held=["docker-ce"])
+    assert not result["changed"] and result["findings"] == [] and host.marks() == []
+    assert result["pending"] == {"docker-ce": {"from": OLD, "to": NEW}}
+    assert [c for c in host.applied() if "install" in c and "--download-only" not in c] == []

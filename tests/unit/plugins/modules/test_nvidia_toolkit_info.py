@@ -7,14 +7,12 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.gpulab.fleet.plugins.modules import nvidia_toolkit_info as info
 
 
-@pytest.mark.parametrize("version", ["1.19.1", "1.20.0", "1.100.0", "2.0.0"])
+@pytest.mark.parametrize("version", ["1.19.1", "1.20.0", "1.100.0", "2.0.0", "latest"])
 def test_accepted(version: str) -> None:
     info.refuse_unsafe(version)
 
 
-@pytest.mark.parametrize(
-    "version", ["1.19.0", "1.18.2", "1.9.9", "0.99.9", "", "latest", "1.20", "1.20.0-1", "1.20.0-rc.1"]
-)
+@pytest.mark.parametrize("version", ["1.19.0", "1.18.2", "1.9.9", "0.99.9", "", "1.20", "1.20.0-1", "1.20.0-rc.1"])
 def test_refused(version: str) -> None:
     with pytest.raises(FleetError) as raised:
         info.refuse_unsafe(version)
@@ -39,4 +37,12 @@ def test_refused(version: str) -> None:
     ],
 )
 def test_packages_carry_one_version(installed: list[str], names: list[str]) -> None:
-    assert info.packages("1.20.0", installed) == [{"name": name, "version": "1.20.0"} for name in names]
+    assert info.packages("1.20.0", installed) == [
+        {"name": name, "version": "1.20.0", "minimum": "1.19.1"} for name in names
+    ]
+
+
+def test_a_version_below_the_floor_is_accepted_by_its_name_only() -> None:
+    info.refuse_unsafe("1.18.2", ["1.18.2"])
+    with pytest.raises(FleetError):
+        info.refuse_unsafe("1.18.2", ["1.18.1"])

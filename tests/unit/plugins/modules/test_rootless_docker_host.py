@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.gpulab.fleet.plugins.module_utils._guarded import UNATTENDED, UNATTENDED_TEXT
 from ansible_collections.gpulab.fleet.plugins.module_utils._journal import FILE, UNIT, Journal
 from ansible_collections.gpulab.fleet.plugins.modules import rootless_docker_host as module_under_test
 from ansible_collections.gpulab.fleet.plugins.modules.rootless_docker_host import (
@@ -52,7 +53,7 @@ def host(root: Path, answer: str, check: bool = False, **params: Any) -> tuple[H
         raise Failed(result["msg"])
 
     module: Any = SimpleNamespace(
-        params={"rootful": "refuse", "users": [], "may_create": [], **params},
+        params={"rootful": "refuse", "guard": False, "users": [], "may_create": [], **params},
         check_mode=check,
         run_command=run,
         fail_json=fail,
@@ -197,3 +198,16 @@ def test_what_is_changed_is_in_the_journal(tmp_path: Path) -> None:
     first.converge()
     assert Journal().entries(UNIT) == {"docker.service": "disabled", "docker.socket": "", "containerd.service": ""}
     assert Journal().entries(FILE) == {str(tmp_path / DROP_IN): None}
+
+
+def test_unattended_upgrades_are_barred_and_let_in_again_by_the_same_switch(tmp_path: Path) -> None:
+    masked = show(docker_service=MASKED, docker_socket=MASKED, containerd_service=MASKED)
+    path = tmp_path / UNATTENDED
+    assert host(tmp_path, masked, guard=True)[0].converge()["changed"]
+    assert path.read_text() == UNATTENDED_TEXT
+    assert str(path) in Journal().entries(FILE)
+    assert not host(tmp_path, masked, guard=True)[0].converge()["changed"]
+    assert host(tmp_path, masked, check=True)[0].converge()["changed"] and path.exists()
+    assert host(tmp_path, masked)[0].converge()["changed"] and not path.exists()
+    assert str(path) not in Journal().entries(FILE)
+    assert not host(tmp_path, masked)[0].converge()["changed"]
