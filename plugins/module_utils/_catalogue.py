@@ -104,6 +104,13 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         ),
         "remedy": "Give each user a folder of their own, such as {setting}: /scratch/NAME/docker.",
     },
+    "RESET_PURGE_UNKNOWN": {
+        "layer": "inventory",
+        "severity": "error",
+        "title": "gpulab_reset_purge_data names somebody whom neither the inventory nor this host knows",
+        "cause": "A slip of the pen would keep data that were meant to go. Nothing has been changed.",
+        "remedy": "Correct gpulab_reset_purge_data; on this host are {known}, or write all.",
+    },
     # --- host ----------------------------------------------------------------------------------
     "OS_UNSUPPORTED": {
         "layer": "host",
@@ -414,6 +421,13 @@ CATALOGUE: dict[str, dict[str, Any]] = {
             "apt-mark hold the driver's packages, or add 'nvidia' and 'libnvidia' to "
             "Unattended-Upgrade::Package-Blacklist in /etc/apt/apt.conf.d/50unattended-upgrades."
         ),
+    },
+    "PACKAGE_REMOVAL_FAILED": {
+        "layer": "packages",
+        "severity": "error",
+        "title": "apt could not remove packages",
+        "cause": "dpkg or apt refused: its words are above.",
+        "remedy": "Mend what it names (often: dpkg --configure -a, apt-get -f install), then run again.",
     },
     # --- engine --------------------------------------------------------------------------------
     "ROOTFUL_ENGINE": {
@@ -789,6 +803,67 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "title": "A file of subordinate ids has a line that cannot be read",
         "cause": "Each line must be name:start:count; the file was left as it is.",
         "remedy": "Correct that line in {path}.",
+    },
+    "USER_LEFT_OVER": {
+        "layer": "users",
+        "severity": "warning",
+        "title": "A user has an engine of this collection's and is not in gpulab_users any more",
+        "cause": (
+            "Taking a name out of gpulab_users takes nothing from the host: engine, lingering and GPUs stay as they "
+            "were at the last run that named it."
+        ),
+        "remedy": (
+            "Put gpulab_users.{user} back with state: absent (and data: keep or remove), run site.yml, and take the "
+            "name out then."
+        ),
+    },
+    "ENGINE_IN_USE": {
+        "layer": "users",
+        "severity": "warning",
+        "title": "An engine is to go and has containers running that belong to no stack of this collection",
+        "cause": "They may be somebody's work, so that nothing of this user's was touched.",
+        "remedy": (
+            "Stop them as {user}, or run again with gpulab_when_busy: wait (until they end, at most "
+            "gpulab_busy_timeout seconds) or proceed (stop them)."
+        ),
+    },
+    "ENGINE_STOP_FAILED": {
+        "layer": "users",
+        "severity": "error",
+        "title": "An engine that is to go does not stop",
+        "cause": "A container ignores its stop signal, or the engine was not started by its unit.",
+        "remedy": "As {user}: systemctl --user status docker.service; end what holds it, then run again.",
+    },
+    "DATA_KEPT": {
+        "layer": "users",
+        "severity": "info",
+        "title": "The data of an engine that is gone were kept",
+        "cause": "Images, volumes and stack data are deleted only when the inventory says so.",
+        "remedy": (
+            "To delete them: gpulab_users.{user}.data: remove (with state: absent), or gpulab_reset_purge_data: "
+            "[{user}] for playbooks/reset.yml. Until then their subordinate ids stay reserved."
+        ),
+    },
+    "DATA_NOT_DELETED": {
+        "layer": "users",
+        "severity": "error",
+        "title": "Data of an engine could not be deleted",
+        "cause": "They belong neither to the user nor to their subordinate ids, or a mount lies in them.",
+        "remedy": "Look at what is left (ls -lan, findmnt), remove it as root, then run again.",
+    },
+    "ACCOUNT_NOT_REMOVED": {
+        "layer": "users",
+        "severity": "error",
+        "title": "An account that this collection made could not be removed",
+        "cause": "Somebody is logged in as it, or runs a program.",
+        "remedy": "loginctl terminate-user {user}, then run again.",
+    },
+    "RESET_ENGINES_LEFT": {
+        "layer": "users",
+        "severity": "error",
+        "title": "Users' engines are still there, and the packages they run from are to go",
+        "cause": "host_reset comes after rootless_docker_user with state=absent for every user.",
+        "remedy": "Run playbooks/reset.yml, which keeps that order.",
     },
     "LINGER_OFF": {
         "layer": "users",

@@ -302,7 +302,11 @@ def accepted_versions(host: HostView) -> list[str]:
 def users_with_gpus(host: HostView) -> list[str]:
     """The users that the inventory gives GPUs."""
     users = dict_of(host.settings.get("gpulab_users"))
-    return [name for name, user in users.items() if dict_of(user).get("gpus", "none") not in ("none", [])]
+    return [
+        name
+        for name, user in users.items()
+        if dict_of(user).get("gpus", "none") not in ("none", []) and dict_of(user).get("state") != "absent"
+    ]
 
 
 def wants_gpu(host: HostView) -> bool:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 
@@ -12,6 +13,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding, from_error
 from ansible_collections.gpulab.fleet.plugins.module_utils._health import Check, Seen
 from ansible_collections.gpulab.fleet.plugins.module_utils._health_view import Account, HostView, Unreadable
+from ansible_collections.gpulab.fleet.plugins.module_utils._rootless_engine import MARK
 from ansible_collections.gpulab.fleet.plugins.module_utils._subid import COUNT, Range, parse
 from ansible_collections.gpulab.fleet.plugins.module_utils._user_limits import CONTROLLERS, unenforceable
 
@@ -131,9 +133,22 @@ def _command_line(host: HostView, account: Account) -> Seen:
         yield finding("CLI_ELSEWHERE", seen, user=account.name, own=own)
 
 
+def left_over(host: HostView) -> Seen:
+    """Nobody has an engine of this collection's who is not in the inventory any more."""
+    named = facts.dict_of(host.settings.get("gpulab_users"))
+    for name in host.names("/var/lib/systemd/linger") if named else []:
+        account = None if name in named else host.account(name)
+        path = f"{account.home}/.config/systemd/user/docker.service" if account else ""
+        # A home that may not be looked into is no reason to doubt the host.
+        with contextlib.suppress(Unreadable):
+            if account and (host.read(path) or "").startswith(MARK):
+                yield finding("USER_LEFT_OVER", path, user=name)
+
+
 CHECKS = (
     Check("accounts", accounts, ("USER_IS_SYSTEM", "USER_IN_DOCKER_GROUP"), preflight=True),
     Check("limits", limits, ("LIMIT_UNENFORCEABLE",), preflight=True),
+    Check("left_over", left_over, ("USER_LEFT_OVER",), preflight=True),
     Check("subordinate_ids", subordinate_ids, ("SUBID_OVERLAP", "SUBID_FILE_INVALID"), preflight=True),
     Check("enough_ids", enough_ids, ("SUBID_MISSING",)),
     Check("lingering", lingering, ("LINGER_OFF", "USER_BUS_MISSING")),

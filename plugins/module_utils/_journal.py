@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,12 @@ UNIT = "unit"  # by name: its UnitFileState before ("" when there was none)
 ACCOUNT = "account"  # by name: null; accounts that were made
 LINGER = "linger"  # by name: null
 SUBID = "subid"  # by name: {"subuid": ["start:count"], "subgid": [...]}; ranges that were given
+ENGINE = "engine"  # by user: null; users who were given an engine
+# By user: {"roots", "data", "folders"}; where an engine that went has left data: data roots, data folders of stacks, and
+# folders that go when they are empty. While it has, the user's subordinate ids stay theirs.
+DATA = "data"
 SYSCTL = "sysctl"  # by name: the value before
+KINDS = (FILE, FOLDERS, TREE, PACKAGE, UPGRADED, REMOVED, HOLD, UNIT, ACCOUNT, LINGER, SUBID, ENGINE, DATA, SYSCTL)
 
 
 class Journal:
@@ -59,6 +65,13 @@ class Journal:
         with self._changing() as data:
             data.setdefault(kind, {}).setdefault(name, before)
 
+    def put(self, kind: str, name: str, value: Any) -> None:
+        """Record something that is not a state before, whatever was recorded."""
+        if self.check:
+            return
+        with self._changing() as data:
+            data.setdefault(kind, {})[name] = value
+
     def drop(self, kind: str, name: str) -> None:
         """Forget a change that has been taken back."""
         if self.check:
@@ -67,6 +80,15 @@ class Journal:
             value = data.get(kind, {}).pop(name, None)
             if kind == FILE and isinstance(value, dict) and "backup" in value:
                 (self.folder / value["backup"]).unlink(missing_ok=True)
+
+    def forget(self) -> str:
+        """Remove the journal when nothing is recorded any more: the folder that went, or empty."""
+        if self.check or not self.folder.is_dir() or any(self._load().get(kind) for kind in KINDS):
+            return ""
+        shutil.rmtree(self.folder)
+        with contextlib.suppress(OSError):
+            self.folder.parent.rmdir()
+        return str(self.folder)
 
     def keep_file(self, path: Path) -> None:
         """Before a file is written, replaced or removed: keep how it is, and which folders are made for it."""

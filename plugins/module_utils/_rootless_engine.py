@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ansible_collections.gpulab.fleet.plugins.module_utils import _daemon_json as settings
-from ansible_collections.gpulab.fleet.plugins.module_utils import _registries, _work
+from ansible_collections.gpulab.fleet.plugins.module_utils import _home_record, _registries, _work
 from ansible_collections.gpulab.fleet.plugins.module_utils._docker_api import get
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import write_atomic
@@ -129,7 +129,11 @@ class Engine:
         self.daemon_json = config / "docker" / "daemon.json"
         self.units = config / "systemd" / "user"
         self.unit = self.units / "docker.service"
-        self.state_file = user.home / ".local" / "state" / "gpulab" / "rootless_docker_user.json"
+        self.link = self.units / "default.target.wants" / "docker.service"
+        digest = hashlib.sha256(b"rootless").hexdigest()  # the folder's name is the CLI's own convention
+        self.context = user.home / ".docker" / "contexts" / "meta" / digest / "meta.json"
+        self.cli_config = user.home / ".docker" / "config.json"
+        self.state_file = _home_record.state_folder(user.home) / "rootless_docker_user.json"
 
     def converge(self) -> dict[str, Any]:
         try:
@@ -162,9 +166,11 @@ class Engine:
         self.refuse_network_data_root(merged)
         if merged != existing:
             self.validate(merged)
-        if wanted != before:
+        if wanted != before or not state:
             # Before the file itself: a run that is killed in between still knows later what it had put in.
-            state = {"original_daemon_json": text or None, **state, "schema": SCHEMA, "daemon": wanted}
+            # And how the home is before the first change, so that it can be made so again.
+            first = {} if state else {"original_daemon_json": text or None, "original": original(self)}
+            state = {**first, **state, "schema": SCHEMA, "daemon": wanted}
             if not self.check:
                 write_atomic(self.state_file, settings.render(state).encode(), 0o600, 0o700)
         if merged != existing:
@@ -209,7 +215,7 @@ class Engine:
                 self.unit.unlink()  # masked, or a link into the user's own collection of units
             self.put(self.unit, text, UNIT, 0o644)
             self.stale.append("the unit was changed")
-        link = self.units / "default.target.wants" / "docker.service"
+        link = self.link
         if not link.is_symlink() or link.resolve() != self.unit.resolve():
             if not self.check:
                 link.parent.mkdir(parents=True, exist_ok=True)
@@ -221,16 +227,14 @@ class Engine:
 
     def converge_context(self) -> None:
         """The context `rootless`, current, so that a login shell's docker finds the engine."""
-        docker = self.user.home / ".docker"
-        digest = hashlib.sha256(b"rootless").hexdigest()  # the folder's name is the CLI's own convention
-        meta = docker / "contexts" / "meta" / digest / "meta.json"
+        meta = self.context
         endpoint = {"Host": f"unix://{self.user.socket}", "SkipTLSVerify": False}
         text = read(meta)
         present = settings.parse(text, str(meta), "CLI_CONFIG_INVALID")
         if present.get("Endpoints", {}).get("docker", {}).get("Host") != endpoint["Host"]:
             context = {"Name": "rootless", "Metadata": {}, "Endpoints": {"docker": endpoint}}
             self.put(meta, text, settings.render(context), 0o644, diff=False)
-        config = docker / "config.json"
+        config = self.cli_config
         text = read(config)
         present = settings.parse(text, str(config), "CLI_CONFIG_INVALID")
         after = self.with_logins({**present, "currentContext": "rootless"}, config)
@@ -386,6 +390,23 @@ class Engine:
         if diff:
             before, after = settings.redact(before), settings.redact(after)
             self.diff.append({"before_header": str(path), "after_header": str(path), "before": before, "after": after})
+
+
+def original(engine: Engine) -> dict[str, Any]:
+    """How a home is before the engine comes."""
+    home = engine.user.home
+    buildx = home / ".docker" / "buildx"  # the CLI's own notes about builds
+    files = [engine.unit, engine.link, engine.context]
+    folders = [*files, engine.daemon_json, engine.cli_config, engine.state_file, home / ".local" / "share" / "docker"]
+    config = settings.parse(read(engine.cli_config), str(engine.cli_config), "CLI_CONFIG_INVALID")
+    return {
+        "files": {str(path): _home_record.kept(path) for path in files},
+        "folders": _home_record.missing_folders(home, folders),
+        "trees": [] if buildx.exists() else [str(buildx)],
+        "cli_config": engine.cli_config.exists(),
+        "currentContext": config.get("currentContext"),
+        "runs": engine.user.socket.exists(),
+    }
 
 
 def read(path: Path) -> str:

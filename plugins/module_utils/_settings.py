@@ -77,6 +77,10 @@ GPUS = Kind(
     f"all, none or a list of GPUs ({GPU_FORM})",
     lambda value: value in ("all", "none") or (isinstance(value, list) and all(_is_gpu(each) for each in value)),
 )
+NAMES = Kind(
+    "a list of names",
+    lambda value: isinstance(value, list) and all(isinstance(each, str) for each in value),
+)
 STACK_GPUS = Kind(
     f"a mapping from service to all, a number of GPUs, or a list of GPUs ({GPU_FORM})",
     lambda value: (
@@ -164,6 +168,7 @@ VARIABLES: dict[str, Kind] = {
     "gpulab_accept_versions": VERSIONS,
     "gpulab_when_busy": _one_of("skip", "wait", "proceed"),
     "gpulab_busy_timeout": WHOLE,
+    "gpulab_reset_purge_data": NAMES,
     "rootless_docker_source": _one_of("vendor", "distribution"),
     "rootless_docker_engine_version": VERSION,
     "rootless_docker_containerd_version": VERSION,
@@ -189,6 +194,8 @@ USER_KEYS: dict[str, Kind] = {
     "create": SWITCH,
     "uid": WHOLE,
     "home": HOME,
+    "state": _one_of("present", "absent"),
+    "data": _one_of("keep", "remove"),
     "daemon": MAPPING,
     "system": SWITCH,
     "registries": REGISTRIES,
@@ -330,12 +337,19 @@ class _Problems:
             elif not re.fullmatch(USER_NAME, str(name)):
                 wanted = "a user name: lower-case letters, digits, '.', '_' and '-'"
                 self.report("SETTING_INVALID", f"gpulab_users has {name!r}", setting=where, wanted=wanted)
-            elif exists(name) is False and str(user.get("create", False)).lower() not in ("true", "yes"):
+            elif (
+                user.get("state") != "absent"
+                and exists(name) is False
+                and str(user.get("create", False)).lower() not in ("true", "yes")
+            ):
                 self.report("USER_MISSING", f"{where}: no such account on this host", user=name)
             if "uid" in user and uids.setdefault(str(user["uid"]), name) != name:
                 seen = f"{where}.uid = {user['uid']}, as gpulab_users.{uids[str(user['uid'])]}"
                 self.report("SETTING_INVALID", seen, setting=f"{where}.uid", wanted="a uid of its own")
             self.daemon(f"{where}.daemon", user.get("daemon"))
+            if "data" in user and user.get("state") != "absent":
+                seen = f"{where}.data = {user['data']} without {where}.state: absent"
+                self.report("SETTING_INVALID", seen, setting=f"{where}.data", wanted="left away unless the user goes")
         self.daemon("rootless_docker_daemon", self.settings.get("rootless_docker_daemon"))
         self.data_roots(good)
         return good
@@ -401,6 +415,8 @@ class _Problems:
             seen = f"{where}.user = {name}" if name else f"{where} names no user"
             self.report("STACK_USER_UNKNOWN", f"{seen}; gpulab_users has {known}", stack=where, known=known)
             return
+        if users[name].get("state") == "absent":
+            return  # the stack goes with its user
         has = users[name].get("gpus", "none")
         for service, wants in (stack.get("gpus") or {}).items():
             if lacking := _lacking(wants, has):
@@ -413,7 +429,11 @@ class _Problems:
         if expected is None or not _is_int(expected):
             return
         count = int(expected)
-        asked: list[tuple[str, Any]] = [(f"gpulab_users.{name}.gpus", user.get("gpus")) for name, user in users.items()]
+        asked: list[tuple[str, Any]] = [
+            (f"gpulab_users.{name}.gpus", user.get("gpus"))
+            for name, user in users.items()
+            if user.get("state") != "absent"
+        ]
         stacks = self.settings.get("gpulab_stacks")
         for name, stack in (stacks if isinstance(stacks, dict) else {}).items():
             if isinstance(stack, dict) and isinstance(stack.get("gpus"), dict) and stack.get("state") != "absent":

@@ -34,6 +34,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._compose import (
 )
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import make_folders, write_atomic
+from ansible_collections.gpulab.fleet.plugins.module_utils._home_record import remember_stacks
 from ansible_collections.gpulab.fleet.plugins.module_utils._stack import refused_forms
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
 
@@ -104,6 +105,8 @@ class Stack:
         if self.check or (not self.stacks.is_dir() and not self.plan.files):
             yield
             return
+        if self.plan.files:
+            remember_stacks(self.user.home, self.stacks.parent)
         make_folders(self.stacks)
         lock = os.open(self.stacks, os.O_RDONLY)  # one lock for all: what other stacks hold decides who gets which GPU
         try:
@@ -373,6 +376,7 @@ class Stack:
                 continue
             try:
                 if not Path(path).is_dir():
+                    remember_stacks(self.user.home, self.stacks.parent, Path(path))
                     make_folders(Path(path))
                     self.actions.append(f"make {path}")
             except OSError as error:
@@ -554,17 +558,17 @@ class Stack:
 
     # --- absent ----------------------------------------------------------------------------------------
 
-    def remove(self) -> dict[str, Any]:
+    def remove(self, without_engine: bool = False) -> dict[str, Any]:
         """Stops the stack and takes its folder away; data folders and images stay."""
         with self._alone():
-            return self._remove()
+            return self._remove(without_engine)
 
-    def _remove(self) -> dict[str, Any]:
+    def _remove(self, without_engine: bool) -> dict[str, Any]:
         try:
             self.project.engine()
             containers = self.project.containers()
         except FleetError:
-            if self.folder.exists() and not self.check:
+            if self.folder.exists() and not self.check and not without_engine:
                 raise
             containers = []
         if containers:

@@ -60,6 +60,12 @@ def foreign_overlap(ranges: list[Range], user: str, uid: int | None) -> tuple[Ra
     return next(((m, o) for m in mine for o in others if m.overlaps(o)), None)
 
 
+def without(text: str, owner: str, ranges: Iterable[str]) -> str:
+    """A file's text less these ranges (start:count) of an owner."""
+    gone = {f"{owner}:{each}" for each in ranges}
+    return "".join(line for line in text.splitlines(keepends=True) if line.strip() not in gone)
+
+
 def find_free(count: int, ranges: Iterable[Range], ids: Iterable[int]) -> int:
     """The start of a free range: behind all existing ranges if there is room, else in the first gap.
 

@@ -142,6 +142,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._cdi_units import (
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding, message, sort_findings
 from ansible_collections.gpulab.fleet.plugins.module_utils._gpu_presence import gpu_presence
+from ansible_collections.gpulab.fleet.plugins.module_utils._journal import PACKAGE as JOURNAL_PACKAGE
 from ansible_collections.gpulab.fleet.plugins.module_utils._journal import TREE, UNIT, Journal
 from ansible_collections.gpulab.fleet.plugins.module_utils._subid import parse as parse_ranges
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import account
@@ -233,11 +234,15 @@ class CdiSpec:
         if written:
             for folder in (_cdi.SPECS, _cdi.STATE):
                 self.journal.add(TREE, folder)
+            for name in OUR_UNITS:
+                self.journal.add(UNIT, name, "")
         units = self.units()
         for step in unit_steps(units, self.module.params["vendor_refresh"]):
             if step[0] == "mask":
                 for name in step[2:]:
-                    self.journal.add(UNIT, name, units.get(name, {}).get("UnitFileState", ""))
+                    # Units that came with the package that we brought were not there before.
+                    ours = PACKAGE in self.journal.entries(JOURNAL_PACKAGE)
+                    self.journal.add(UNIT, name, "" if ours else units.get(name, {}).get("UnitFileState", ""))
             self.systemctl(*step)
             if step[0] == "mask" and VENDOR_SPEC.exists():
                 self.remove(VENDOR_SPEC)  # nothing keeps it true from now on

@@ -106,10 +106,26 @@ options:
     elements: str
     default: []
   state:
-    description: The engine is set up and running.
+    description:
+      - V(present) sets the engine up and has it running.
+      - V(absent) brings the user's stacks down, stops the engine and brings the home back to what it was; lingering and
+        settings that root made for the user go as well. An engine that this module did not set up is left alone.
     type: str
-    choices: [present]
+    choices: [present, absent]
     default: present
+  data:
+    description:
+      - With O(state=absent), what becomes of images, volumes, containers and data folders of stacks. A folder of a
+        stack's data that was there before the stack came is never deleted.
+      - With V(keep) the user's subordinate ids stay reserved. With V(remove) those that this collection gave go, and so
+        does the account, with its home, if this collection made it.
+    type: str
+    choices: [keep, remove]
+    default: keep
+  stacks_root:
+    description: Where the user's stacks lie, in case they were not deployed by this version.
+    type: str
+    default: ~/gpulab
 attributes:
   check_mode:
     description: Predicts without changing, also for a user who does not exist yet and without packages.
@@ -133,6 +149,12 @@ EXAMPLES = r"""
       data-root: /scratch/trainer/docker
     cdi_spec_dir: /var/lib/gpulab/cdi/trainer
     nvidia_runtime: true
+
+- name: Take guest's engine away, and what it has stored
+  gpulab.fleet.rootless_docker_user:
+    name: guest
+    state: absent
+    data: remove
 """
 
 RETURN = r"""
@@ -162,8 +184,17 @@ running:
   type: list
   elements: str
   returned: success
+data:
+  description: With O(state=absent), what stays of the user's data, as path and bytes.
+  type: list
+  elements: dict
+  returned: success
+pending:
+  description: With O(state=absent), whether the engine is still there because somebody works with it.
+  type: bool
+  returned: success
 findings:
-  description: Warnings and information (ENGINE_RESTART_PENDING, ENGINE_BELOW_RECOMMENDED).
+  description: Warnings and information (ENGINE_RESTART_PENDING, ENGINE_BELOW_RECOMMENDED, ENGINE_IN_USE, DATA_KEPT).
   type: list
   elements: dict
   returned: success
@@ -172,7 +203,8 @@ finding:
     Code, cause and remedy of a failure. Codes are USER_MISSING, USER_IS_ROOT, HOME_UNUSABLE, USER_MANAGER_DOWN,
     SUBID_MISSING, ENGINE_MISSING, ENGINE_TOO_OLD, ENGINE_START_FAILED, ENGINE_UNRESPONSIVE, DAEMON_JSON_INVALID,
     DAEMON_JSON_REJECTED, DAEMON_JSON_TYPO, DATA_ROOT_NETWORK_FS, DATA_ROOT_NOT_OWNED, LIMIT_UNENFORCEABLE,
-    REGISTRY_LOGIN_ELSEWHERE, WORK_NOT_BACK and CLI_CONFIG_INVALID.
+    REGISTRY_LOGIN_ELSEWHERE, WORK_NOT_BACK, CLI_CONFIG_INVALID, ENGINE_STOP_FAILED, DATA_NOT_DELETED and
+    ACCOUNT_NOT_REMOVED.
   type: dict
   returned: failure
 """
@@ -190,7 +222,8 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._daemon_json import F
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding, from_error, message
 from ansible_collections.gpulab.fleet.plugins.module_utils._floors import ENGINE_FLOOR, accepted, dotted
-from ansible_collections.gpulab.fleet.plugins.module_utils._journal import FILE, LINGER, TREE, Journal
+from ansible_collections.gpulab.fleet.plugins.module_utils._journal import ENGINE, FILE, LINGER, TREE, Journal
+from ansible_collections.gpulab.fleet.plugins.module_utils._leaving import Leaving
 from ansible_collections.gpulab.fleet.plugins.module_utils._rootless_engine import Busy, Engine, parse_properties, read
 from ansible_collections.gpulab.fleet.plugins.module_utils._subid import COUNT, of_user, parse
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account, account, as_user
@@ -226,6 +259,10 @@ class RootlessUser:
         self.diff: list[dict[str, str]] = []
 
     def converge(self) -> dict[str, Any]:
+        params = self.module.params
+        if params["state"] == "absent":
+            leaving = Leaving(self.module, self.name, params["data"] == "remove", params["stacks_root"])
+            return leaving.go(params["when_busy"], params["busy_timeout"])
         check = self.module.check_mode
         try:
             user = account(self.name)
@@ -239,6 +276,8 @@ class RootlessUser:
         self.home(user)
         if not check:
             self.refuse_unusable(user)
+        if self.name not in self.journal.entries(ENGINE):
+            self.journal.add(ENGINE, self.name)
         self.runtime()
         self.data_root(user)
         self.limits(user)
@@ -395,7 +434,9 @@ def main() -> None:
             "resume": {"type": "bool", "default": True},
             "resume_timeout": {"type": "int", "default": 120},
             "accept_versions": {"type": "list", "elements": "str", "default": []},
-            "state": {"type": "str", "choices": ["present"], "default": "present"},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "data": {"type": "str", "choices": ["keep", "remove"], "default": "keep"},
+            "stacks_root": {"type": "str", "default": "~/gpulab"},
         },
         required_if=[("nvidia_runtime", True, ["cdi_spec_dir"])],
         supports_check_mode=True,
@@ -404,7 +445,7 @@ def main() -> None:
     user = RootlessUser(module)
     try:
         result = user.converge()
-        findings = judge(result, name, module.params["accept_versions"])
+        findings = [*result.pop("findings", []), *judge(result, name, module.params["accept_versions"])]
     except FleetError as error:
         detail = error.detail
         if error.code == "ENGINE_START_FAILED":

@@ -57,6 +57,7 @@ def test_shared_variables_are_described_alike_everywhere() -> None:
         "gpulab_accept_versions",
         "gpulab_when_busy",
         "gpulab_busy_timeout",
+        "gpulab_reset_purge_data",
     }
 
 

@@ -259,6 +259,17 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"DATA_ROOT_NOT_OWNED"},
     ),
     "few ids": ({"files": {"/etc/subgid": "alice:100000:1000\n"}}, {"SUBID_MISSING"}),
+    "an engine that nobody names": (
+        {
+            "settings": {"gpulab_users": {"alice": {}}},
+            "files": {
+                "/etc/passwd": "root:x:0:0::/root:/bin/sh\nalice:x:1000:1000::/home/alice:\nbob:x:1001:1001::/home/bob:\n",
+                "/var/lib/systemd/linger/bob": "",
+                "/home/bob/.config/systemd/user/docker.service": "# Kept by gpulab.fleet (rootless_docker_user); x\n",
+            },
+        },
+        {"USER_LEFT_OVER"},
+    ),
     "no linger": ({"files": {"/var/lib/systemd/linger/alice": None}}, {"LINGER_OFF"}),
     "logged out without linger": (
         {"files": {"/var/lib/systemd/linger/alice": None, "/run/user/1000/systemd/.keep": None}},
