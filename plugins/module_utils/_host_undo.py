@@ -162,7 +162,9 @@ class HostUndo:
         return go, [name for name in wanted if name not in go]
 
     def foreign(self, names: list[str], ours: list[str] | None = None) -> set[str]:
-        rc, out, err = self.module.run_command([*APT, "--simulate", "purge", *names], environ_update=ENVIRONMENT)
+        # Our holds are lifted before packages go, which a prediction has not done.
+        argv = [*APT, "--simulate", "--allow-change-held-packages", "purge", *names]
+        rc, out, err = self.module.run_command(argv, environ_update=ENVIRONMENT)
         if rc != 0:
             raise FleetError("PACKAGE_REMOVAL_FAILED", "; ".join(complaints(err)) or err.strip()[-500:])
         return removals(out) - set(ours or names)

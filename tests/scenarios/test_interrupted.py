@@ -15,11 +15,11 @@ from .site import ROOT, Site
 pytestmark = pytest.mark.chaos
 
 
-def kill_during(site: Site, marker: str, delay: float) -> None:
-    """Start a converge, wait for a task whose name holds `marker`, then SIGKILL the whole process group."""
+def kill_during(site: Site, marker: str, delay: float, playbook: str = "site.yml", *args: str) -> None:
+    """Start a converge, or another verb, wait for a task whose name holds `marker`, then SIGKILL the whole process group."""
     env = site.environment(ANSIBLE_STDOUT_CALLBACK="default", PYTHONUNBUFFERED="1")
     run = subprocess.Popen(
-        site.command("site.yml"),
+        site.command(playbook, *args),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
