@@ -98,7 +98,8 @@ def _facts(host: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     else:
         yield "GPU", "present, but it does not answer" if host.get("gpu_present") else "none"
     if host.get("gpu_present"):
-        yield "driver", host.get("driver") or "not loaded"
+        origin = f", from {host['driver_origin']}" if host.get("driver_origin") else ""
+        yield "driver", (host.get("driver") or "not loaded") + origin
     engine = host.get("engine")
     rootful = host.get("rootful_engine")
     text = f"{engine['package']} {engine['version']}" if engine else "none"

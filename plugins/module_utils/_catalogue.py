@@ -163,6 +163,16 @@ CATALOGUE: dict[str, dict[str, Any]] = {
             "and reboot."
         ),
     },
+    "REBOOT_NEEDED": {
+        "layer": "host",
+        "severity": "warning",
+        "title": "The host waits for a reboot",
+        "cause": "Packages were upgraded that are in force only after one: the kernel, the driver or a library.",
+        "remedy": (
+            "Reboot it when nothing runs; or let the verb upgrade do so: gpulab_reboot_allowed: true. The machine that runs "
+            "Ansible is never rebooted by it."
+        ),
+    },
     "CGROUP_CONTROLLERS_MISSING": {
         "layer": "host",
         "severity": "info",
@@ -358,6 +368,13 @@ CATALOGUE: dict[str, dict[str, Any]] = {
             "Set the version variable to the installed version (or ''), go back with playbooks/upgrade.yml, which "
             "proves the result, or allow the downgrade: rootless_docker_allow_downgrade: true."
         ),
+    },
+    "PACKAGE_NO_WAY_BACK": {
+        "layer": "packages",
+        "severity": "warning",
+        "title": "The installed version of a package is no longer offered",
+        "cause": "If the new version fails its proof, this one cannot be put back: no source has it any more.",
+        "remedy": "Keep old versions on your mirror, or upgrade a host first on which that does not matter.",
     },
     "PACKAGE_CONFLICT": {
         "layer": "packages",
@@ -902,6 +919,47 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "remedy": (
             "Reboot the host, or unload and reload the nvidia modules with no process using the GPUs; then hold "
             "the nvidia packages."
+        ),
+    },
+    "DRIVER_MISSING": {
+        "layer": "driver",
+        "severity": "warning",
+        "title": "There is an NVIDIA GPU and no driver for it",
+        "cause": "The driver is installed by hand or by the site, not by this collection; the run goes on without GPU.",
+        "remedy": "On this host: {how}. Then run again. gpulab_gpus_expected makes a missing driver an error.",
+    },
+    "DRIVER_EXPECTED": {
+        "layer": "driver",
+        "severity": "error",
+        "title": "GPUs are expected of this host, and it has no NVIDIA driver",
+        "cause": "gpulab_gpus_expected says that GPUs must work here; the driver is not installed by this collection.",
+        "remedy": "On this host: {how}. Then run again; or take gpulab_gpus_expected away to go on without GPU.",
+    },
+    "DRIVER_HEADERS_MISSING": {
+        "layer": "driver",
+        "severity": "error",
+        "title": "The NVIDIA driver could not be built for the running kernel, whose headers are missing",
+        "cause": "DKMS builds the module when a kernel is installed, and only where that kernel's headers are.",
+        "remedy": "apt-get install linux-headers-{kernel}; dkms autoinstall -k {kernel}; modprobe nvidia",
+    },
+    "DRIVER_NOT_SIGNED": {
+        "layer": "driver",
+        "severity": "error",
+        "title": "Secure Boot most likely keeps the NVIDIA driver out",
+        "cause": "The firmware lets only modules in that are signed with a key it knows; one built here by DKMS is not.",
+        "remedy": (
+            "'modprobe nvidia' says 'Key was rejected by service' then. Enrol the key that signs it (mokutil --import "
+            "/var/lib/shim-signed/mok/MOK.der, then reboot and confirm), or use the distribution's signed modules."
+        ),
+    },
+    "DRIVER_NOT_FOR_NEXT_KERNEL": {
+        "layer": "driver",
+        "severity": "warning",
+        "title": "The kernel that the next boot takes has no NVIDIA driver",
+        "cause": "A newer kernel was installed without the driver's module; after a reboot every GPU is gone.",
+        "remedy": (
+            "Before the reboot: apt-get install linux-headers-{kernel}; dkms autoinstall -k {kernel}. With Ubuntu's own "
+            "modules: apt-get install the linux-modules-nvidia package of that kernel."
         ),
     },
     "DRIVER_NOT_LOADED": {

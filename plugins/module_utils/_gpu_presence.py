@@ -24,6 +24,14 @@ def gpu_presence(root: Path = Path("/")) -> dict[str, Any]:
     return {"present": bool(pci or driver or nodes), "pci": pci, "driver": driver, "nodes": nodes}
 
 
+def driver_there(root: Path = Path("/")) -> bool:
+    """Whether anything of a driver is installed: its module is loaded, or its library lies where programs look."""
+    if (root / "proc/driver/nvidia/version").exists():
+        return True
+    folders = ("usr/lib/x86_64-linux-gnu", "usr/lib/aarch64-linux-gnu", "usr/lib64", "usr/lib")
+    return any(any((root / folder).glob("libnvidia-ml.so.*")) for folder in folders)
+
+
 def _is_gpu(device: Path) -> bool:
     if _word(device / "vendor") != NVIDIA_VENDOR or not _word(device / "class").startswith(DISPLAY_CLASS):
         return False

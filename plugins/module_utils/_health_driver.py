@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 
+from ansible_collections.gpulab.fleet.plugins.module_utils import _driver_origin
 from ansible_collections.gpulab.fleet.plugins.module_utils import _health_facts as facts
 from ansible_collections.gpulab.fleet.plugins.module_utils._cdi import SHARES
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding
@@ -42,11 +43,7 @@ def module(host: HostView) -> Seen:
     """The kernel module is loaded, and nothing else holds the GPUs."""
     if facts.driver_version(host) is not None:
         return
-    where = ", ".join(facts.cards(host)["pci"] or facts.cards(host)["nodes"])
-    if host.exists("/sys/module/nouveau"):
-        yield finding("NOUVEAU_LOADED", f"/sys/module/nouveau exists; NVIDIA GPU: {where}")
-    else:
-        yield finding("DRIVER_NOT_LOADED", f"/proc/driver/nvidia/version is absent; NVIDIA GPU: {where}")
+    yield from _driver_origin.not_loaded(host, expected=str(host.settings.get("gpulab_gpus_expected", 0)) != "0")
 
 
 def library_version(host: HostView) -> str | None:
@@ -206,7 +203,14 @@ CHECKS = (
     Check(
         "module",
         module,
-        ("NOUVEAU_LOADED", "DRIVER_NOT_LOADED"),
+        (
+            "NOUVEAU_LOADED",
+            "DRIVER_MISSING",
+            "DRIVER_EXPECTED",
+            "DRIVER_HEADERS_MISSING",
+            "DRIVER_NOT_SIGNED",
+            "DRIVER_NOT_LOADED",
+        ),
         preflight=True,
         needed=facts.gpu_present,
         for_gpus=True,
@@ -235,6 +239,14 @@ CHECKS = (
         needed=lambda host: facts.driver_version(host) is not None,
     ),
     Check("shares", shares, ("GPU_SHARES_PENDING",)),
+    Check(
+        "next_kernel",
+        _driver_origin.next_kernel,
+        ("DRIVER_NOT_FOR_NEXT_KERNEL",),
+        preflight=True,
+        needed=facts.gpu_present,
+        for_gpus=True,
+    ),
     Check("fabric", fabric, ("FABRIC_MANAGER_MISMATCH",)),
     Check(
         "kernel_log",

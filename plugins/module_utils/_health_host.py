@@ -186,7 +186,17 @@ def clock(host: HostView) -> Seen:
         yield finding("CLOCK_OFF", f"{abs(ahead):.0f} s {way} the controller's clock")
 
 
+def reboot(host: HostView) -> Seen:
+    """No package waits for a reboot."""
+    if host.exists("/run/reboot-required"):
+        packages = sorted(set((host.read("/run/reboot-required.pkgs") or "").split()))
+        yield finding(
+            "REBOOT_NEEDED", f"/run/reboot-required, by {', '.join(packages) or 'a package that is not named'}"
+        )
+
+
 CHECKS = (
+    Check("reboot", reboot, ("REBOOT_NEEDED",), preflight=True),
     Check("platform", platform, ("OS_UNSUPPORTED", "ARCH_UNSUPPORTED", "PLATFORM_UNTESTED"), preflight=True),
     Check("systemd", systemd, ("SYSTEMD_MISSING", "SYSTEMD_TOO_OLD"), preflight=True),
     Check("cgroups", cgroups, ("CGROUP_V1",), preflight=True),

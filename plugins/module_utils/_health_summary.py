@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ansible_collections.gpulab.fleet.plugins.module_utils import _driver_origin
 from ansible_collections.gpulab.fleet.plugins.module_utils import _health_facts as facts
 from ansible_collections.gpulab.fleet.plugins.module_utils._health_engine import ROOTFUL_SOCKET
 from ansible_collections.gpulab.fleet.plugins.module_utils._health_view import HostView, Unreadable
@@ -28,6 +29,7 @@ def summary(host: HostView) -> dict[str, Any]:
         "gpu_present": facts.gpu_present(host),
         "gpus": gpus.gpus if gpus else [],
         "driver": facts.driver_version(host),
+        "driver_origin": _or_none(lambda: _driver_origin.origin(host)) if facts.gpu_present(host) else None,
         "engine": _engine(host),
         "rootful_engine": _or_none(lambda: _rootful(host)),
         "toolkit": toolkit.version if toolkit else None,

@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding
-from ansible_collections.gpulab.fleet.plugins.module_utils._gpu_presence import gpu_presence
+from ansible_collections.gpulab.fleet.plugins.module_utils._gpu_presence import driver_there, gpu_presence
 
 # NVML's return codes. Those that are not here are NVML_ERROR with the number as evidence.
 CODES = {
@@ -284,6 +284,9 @@ def verdict(gpus: Iterable[dict[str, Any]], findings: Iterable[dict[str, Any]], 
     return "pass" if looked and any(gpus) else "unknown"
 
 
+READ_PREFLIGHT = "see the commands that preflight and doctor name"
+
+
 def collect(python_path: str, root: Path = Path("/")) -> dict[str, Any]:
     """Everything gpu_info returns. Never raises for what is missing on the host."""
     empty: dict[str, Any] = {"driver_version": None, "cuda_driver_version": None, "gpus": [], "topology": []}
@@ -300,6 +303,10 @@ def collect(python_path: str, root: Path = Path("/")) -> dict[str, Any]:
     codes = {f["code"] for f in answer["findings"]}
     if not hardware and codes & {"NVML_LIBRARY_NOT_FOUND", "DRIVER_NOT_LOADED"}:
         answer["findings"] = [finding("NO_GPU", "no NVIDIA device on the PCI bus, no /dev/nvidia*")]
+    elif codes == {"NVML_LIBRARY_NOT_FOUND"} and not driver_there(root):
+        # Preflight has said how to get one, and fails where GPUs are expected; nothing is proven without it.
+        seen = f"no library or module of the driver; hardware: {', '.join(hardware)}"
+        return {**answer, "findings": [finding("DRIVER_MISSING", seen, how=READ_PREFLIGHT)], "verdict": "unknown"}
     elif not answer["gpus"] and not codes:
         code = "NVML_NO_DEVICES" if hardware else "NO_GPU"
         answer["findings"] = [finding(code, "NVML counts 0 GPUs; hardware: " + (", ".join(hardware) or "none"))]

@@ -169,6 +169,7 @@ VARIABLES: dict[str, Kind] = {
     "gpulab_when_busy": _one_of("skip", "wait", "proceed"),
     "gpulab_busy_timeout": WHOLE,
     "gpulab_reset_purge_data": NAMES,
+    "gpulab_reboot_allowed": SWITCH,
     "rootless_docker_source": _one_of("vendor", "distribution"),
     "rootless_docker_engine_version": VERSION,
     "rootless_docker_containerd_version": VERSION,
@@ -186,6 +187,8 @@ VARIABLES: dict[str, Kind] = {
     "nvidia_container_toolkit_repository_key_fingerprint": FINGERPRINT,
     "gpu_verify_bandwidth_ratio_min": RATIO,
     "gpu_verify_wheels_index": ANY_TEXT,
+    "upgrade_healthy_within": WHOLE,
+    "upgrade_reboot_timeout": WHOLE,
     "compose_stacks_root": FOLDER,
     "compose_stacks_wait_timeout": WHOLE,
 }

@@ -163,8 +163,19 @@ pending:
   type: dict
   returned: success
   sample: {docker-ce: {from: "5:26.1.5-1~ubuntu.22.04~jammy", to: "5:28.5.2-1~ubuntu.22.04~jammy"}}
+previous:
+  description: What O(packages) has to say to have the versions back that are there before RV(pending) is installed.
+  type: list
+  elements: dict
+  returned: success
+  sample: [{name: docker-ce, version: "5:26.1.5-1~ubuntu.22.04~jammy"}]
+steps:
+  description: RV(pending) in words.
+  type: list
+  elements: str
+  returned: success
 findings:
-  description: Warnings (ENGINE_UPGRADE_PENDING, APT_INDEX_OLD).
+  description: Warnings (ENGINE_UPGRADE_PENDING, APT_INDEX_OLD, PACKAGE_NO_WAY_BACK).
   type: list
   elements: dict
   returned: success
@@ -268,6 +279,8 @@ class Packages:
             "held": steps.hold,
             "released": steps.unhold,
             "pending": pending,
+            "previous": [{"name": n, "version": step["from"]} for n, step in pending.items() if step["from"]],
+            "steps": [f"{n} {step['from'] or '(new)'} to {step['to'] or '(away)'}" for n, step in pending.items()],
             "findings": self.findings,
             "diff": {
                 "before": listing(before, {n for n, i in installed.items() if i.held}),
@@ -309,6 +322,7 @@ class Packages:
     def is_staged(self, targets: dict[str, str], remove: list[str], installed: dict[str, Installed]) -> bool:
         """Whether the packages are only fetched: because that is all that is asked for, or not to disturb work."""
         if self.p["stage_only"]:
+            self.look_back(targets, installed)
             return True
         replaced = [n for n in targets if n in installed and installed[n].whole and installed[n].version != targets[n]]
         if not {*replaced, *remove} & set(self.p["programs"]):
@@ -320,6 +334,15 @@ class Packages:
             finding("ENGINE_UPGRADE_PENDING", f"{', '.join(changes)}; running: {'; '.join(self.busy())}")
         )
         return True
+
+    def look_back(self, targets: dict[str, str], installed: dict[str, Installed]) -> None:
+        """Say which of the versions that are there now could not be had again."""
+        leaving = [n for n in targets if n in installed and installed[n].version != targets[n]]
+        offers = self.offers(leaving) if leaving else {}
+        lost = [n for n in leaving if n not in offers or installed[n].version not in offers[n].versions]
+        if lost:
+            seen = ", ".join(f"{n} {installed[n].version}" for n in lost)
+            self.findings.append(finding("PACKAGE_NO_WAY_BACK", seen))
 
     def busy(self) -> list[str]:
         """The users' running containers, in words."""

@@ -202,6 +202,10 @@ host:
       description: Version of the loaded kernel module.
       type: str
       sample: 550.163.01
+    driver_origin:
+      description: Where the driver comes from, in words; null where there is none.
+      type: str
+      sample: packages (nvidia-driver-550 550.163.01-0ubuntu1)
     engine:
       description: The installed engine (package, version).
       type: dict

@@ -48,10 +48,10 @@ EXAMPLES = r"""
 
 RETURN = r"""
 gpu:
-  description: What speaks for a GPU; C(present) sums it up.
+  description: What speaks for a GPU; C(present) sums it up, C(usable) says that a driver is installed as well.
   type: dict
   returned: success
-  sample: {present: true, pci: ["0000:07:00.0"], driver: ["0000:07:00.0"], nodes: [/dev/nvidia0]}
+  sample: {present: true, usable: true, pci: ["0000:07:00.0"], driver: ["0000:07:00.0"], nodes: [/dev/nvidia0]}
 packages:
   description: Packages to install, each with its version.
   type: list
@@ -78,7 +78,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._apt import LATEST, Q
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from_error, message
 from ansible_collections.gpulab.fleet.plugins.module_utils._floors import TOOLKIT_FLOOR, accepted, dotted
-from ansible_collections.gpulab.fleet.plugins.module_utils._gpu_presence import gpu_presence
+from ansible_collections.gpulab.fleet.plugins.module_utils._gpu_presence import driver_there, gpu_presence
 from ansible_collections.gpulab.fleet.plugins.module_utils._guarded import driver_packages
 
 FLOOR = dotted(TOOLKIT_FLOOR)
@@ -124,7 +124,10 @@ def main() -> None:
     installed = parse_dpkg(module.run_command(["dpkg-query", "-W", "-f", QUERY_FORMAT])[1])
     wanted = packages(version, [name for name in LEGACY if name in installed])
     holdable = [package["name"] for package in wanted] + driver_packages(installed)
-    module.exit_json(changed=False, gpu=gpu_presence(), packages=wanted, holdable=holdable)
+    gpu = gpu_presence()
+    # A GPU without any driver: engines and stacks work without it, and there is nothing to describe to them yet.
+    gpu["usable"] = gpu["present"] and driver_there()
+    module.exit_json(changed=False, gpu=gpu, packages=wanted, holdable=holdable)
 
 
 if __name__ == "__main__":

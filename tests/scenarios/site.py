@@ -96,6 +96,20 @@ class Site:
         )
         return parse(run.returncode, run.stdout, run.stderr)
 
+    def ad_hoc(self, *args: str) -> str:
+        """Run one module on the hosts, as `ansible` does."""
+        tool = Path(sys.executable).parent / "ansible"
+        run = subprocess.run(
+            [str(tool), "-i", str(self.inventory), *args],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=ROOT,
+            env={**self.environment(), "ANSIBLE_STDOUT_CALLBACK": "default"},
+        )
+        assert run.returncode == 0, run.stdout + run.stderr
+        return run.stdout
+
     def ssh(self, command: str, host: str | None = None, check: bool = True) -> str:
         """Run a command on a host as root."""
         return lab("ssh", host or self.hosts[0], command, check=check)

@@ -22,6 +22,7 @@ def test_there_are_roles() -> None:
         "nvidia_container_toolkit",
         "preflight",
         "rootless_docker",
+        "upgrade",
     ]
 
 
@@ -58,6 +59,7 @@ def test_shared_variables_are_described_alike_everywhere() -> None:
         "gpulab_when_busy",
         "gpulab_busy_timeout",
         "gpulab_reset_purge_data",
+        "gpulab_reboot_allowed",
     }
 
 

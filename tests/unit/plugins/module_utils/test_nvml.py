@@ -223,7 +223,7 @@ def pci_gpu(root: Path) -> None:
         (True, None, ["PYTHON_PARTS_MISSING"], "unknown"),
         (False, Library(raises={"nvmlInit": 12}), ["NO_GPU"], "unknown"),
         (False, Library(raises={"nvmlInit": 9}), ["NO_GPU"], "unknown"),
-        (True, Library(raises={"nvmlInit": 12}), ["NVML_LIBRARY_NOT_FOUND"], "fail"),
+        (True, Library(raises={"nvmlInit": 12}), ["DRIVER_MISSING"], "unknown"),
         (True, Library(raises={"nvmlInit": 18}), ["NVML_LIBRARY_MISMATCH"], "fail"),
         (False, Library(raises={"nvmlInit": 18}), ["NVML_LIBRARY_MISMATCH"], "fail"),
         (True, Library({"nvmlDeviceGetCount": 0}), ["NVML_NO_DEVICES"], "fail"),
@@ -250,6 +250,16 @@ def test_collect(
     monkeypatch.setattr(_nvml, "load_pynvml", load)
     answer = _nvml.collect("/nowhere", tmp_path)
     assert (codes(answer), answer["verdict"]) == (codes_expected, verdict)
+
+
+def test_a_loaded_module_without_its_library_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pci_gpu(tmp_path)
+    version = tmp_path / "proc/driver/nvidia/version"
+    version.parent.mkdir(parents=True)
+    version.touch()
+    monkeypatch.setattr(_nvml, "load_pynvml", lambda _path: Library(raises={"nvmlInit": 12}))
+    answer = _nvml.collect("/nowhere", tmp_path)
+    assert (codes(answer), answer["verdict"]) == (["NVML_LIBRARY_NOT_FOUND"], "fail")
 
 
 def test_a_driver_that_hangs_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:

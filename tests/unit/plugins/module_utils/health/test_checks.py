@@ -48,6 +48,14 @@ containerEdits:
         - hostPath: /usr/lib/x86_64-linux-gnu/{0}
           containerPath: /usr/lib/x86_64-linux-gnu/{0}
 """
+KERNEL = "/lib/modules/5.15.0-91-generic/"
+MODULE = "kernel/fs/ext4.ko:\nupdates/dkms/nvidia.ko:\nupdates/dkms/nvidia-uvm.ko: updates/dkms/nvidia.ko\n"
+NOT_LOADED: dict[str, Any] = {"files": {"/proc/driver/nvidia/version": None}, "commands": {"nvidia-smi": None}}
+NO_DRIVER: dict[str, Any] = {
+    "files": {"/proc/driver/nvidia/version": None, "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.550.1": None},
+    "packages": {"libnvidia-compute-550": None},
+    "commands": {"nvidia-smi": None},
+}
 ALL = {"gpulab_users": {"alice": {"gpus": "all"}}}
 
 
@@ -293,6 +301,41 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "no driver": (
         {"files": {"/proc/driver/nvidia/version": None}, "commands": {"nvidia-smi": None}},
         {"DRIVER_NOT_LOADED"},
+    ),
+    "no driver at all": (NO_DRIVER, {"DRIVER_MISSING"}),
+    "no driver at all, but expected": (
+        {**NO_DRIVER, "settings": {**ALL, "gpulab_gpus_expected": 2}},
+        {"DRIVER_EXPECTED"},
+    ),
+    "no headers": (
+        {**NOT_LOADED, "packages": {"nvidia-dkms-550": "550.1-0ubuntu1"}},
+        {"DRIVER_HEADERS_MISSING"},
+    ),
+    "not signed": (
+        {
+            "files": {
+                **NOT_LOADED["files"],
+                KERNEL + "modules.dep": MODULE,
+                "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c": "\x06\0\0\0\x01",
+            },
+            "commands": {"nvidia-smi": None},
+        },
+        {"DRIVER_NOT_SIGNED"},
+    ),
+    "next kernel without it": (
+        {
+            "files": {
+                KERNEL + "modules.dep": MODULE,
+                "/boot/vmlinuz-5.15.0-91-generic": "",
+                "/boot/vmlinuz-5.15.0-101-generic": "",
+                "/lib/modules/5.15.0-101-generic/modules.dep": "kernel/fs/ext4.ko:\n",
+            }
+        },
+        {"DRIVER_NOT_FOR_NEXT_KERNEL"},
+    ),
+    "waits for a reboot": (
+        {"files": {"/run/reboot-required": "", "/run/reboot-required.pkgs": "linux-image-generic\n"}},
+        {"REBOOT_NEEDED"},
     ),
     "library newer": (
         {
