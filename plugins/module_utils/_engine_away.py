@@ -18,7 +18,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils import _home_record, 
 from ansible_collections.gpulab.fleet.plugins.module_utils._docker_api import get
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import write_atomic
-from ansible_collections.gpulab.fleet.plugins.module_utils._rootless_engine import MARK, Engine, read
+from ansible_collections.gpulab.fleet.plugins.module_utils._rootless_engine import MARK, Engine, cli_style, read
 from ansible_collections.gpulab.fleet.plugins.module_utils._stack_deploy import Handed, Plan, Stack
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account, run
 
@@ -174,8 +174,14 @@ class Away:
                 after["currentContext"] = original["currentContext"]
         if after == config:
             return
-        gone = not after and not original.get("cli_config", True)
-        self.replace(path, text, "" if gone else settings.render(after), show=False)  # it may hold logins
+        was = original.get("cli_config", True)
+        if not after and not was:
+            new = ""
+        elif isinstance(was, str) and settings.parse(was, str(path)) == after:
+            new = was
+        else:
+            new = cli_style(after)
+        self.replace(path, text, new, show=False)  # it may hold logins
 
     def replace(self, path: Path, before: str, after: str, show: bool) -> None:
         if after == before:

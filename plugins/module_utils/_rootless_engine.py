@@ -240,7 +240,7 @@ class Engine:
         after = self.with_logins({**present, "currentContext": "rootless"}, config)
         if after != present:
             # May hold registry credentials: never in a diff.
-            self.put(config, text, settings.render(after), 0o600, diff=False)
+            self.put(config, text, cli_style(after), 0o600, diff=False)
         if self.registries and config.exists() and stat.S_IMODE(config.stat().st_mode) & 0o077:
             self.actions.append(f"closed {config} to others")
             if not self.check:
@@ -392,6 +392,11 @@ class Engine:
             self.diff.append({"before_header": str(path), "after_header": str(path), "before": before, "after": after})
 
 
+def cli_style(config: dict[str, Any]) -> str:
+    """The CLI's own way of writing its configuration."""
+    return json.dumps(config, indent="\t", ensure_ascii=False)
+
+
 def original(engine: Engine) -> dict[str, Any]:
     """How a home is before the engine comes."""
     home = engine.user.home
@@ -403,7 +408,8 @@ def original(engine: Engine) -> dict[str, Any]:
         "files": {str(path): _home_record.kept(path) for path in files},
         "folders": _home_record.missing_folders(home, folders),
         "trees": [] if buildx.exists() else [str(buildx)],
-        "cli_config": engine.cli_config.exists(),
+        # Its text, so that it comes back to the letter, unless it has logins: those are in no second place.
+        "cli_config": read(engine.cli_config) if not config.get("auths") else engine.cli_config.exists(),
         "currentContext": config.get("currentContext"),
         "runs": engine.user.socket.exists(),
     }

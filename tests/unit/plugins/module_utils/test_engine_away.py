@@ -1,0 +1,121 @@
+"""A user's engine goes: the home is what it was, what the user changed meanwhile stays."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.gpulab.fleet.plugins.module_utils import _engine_away, _home_record
+from ansible_collections.gpulab.fleet.plugins.module_utils import _rootless_engine as engine_module
+from ansible_collections.gpulab.fleet.plugins.module_utils._engine_away import Away
+from ansible_collections.gpulab.fleet.plugins.module_utils._rootless_engine import Engine
+from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
+
+
+def refuse(*_arguments: Any, **_options: Any) -> Any:
+    raise OSError("no engine")
+
+
+@pytest.fixture
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Account:
+    monkeypatch.setattr(_engine_away, "get", refuse)
+    monkeypatch.setattr(engine_module, "get", refuse)
+    monkeypatch.setattr("shutil.which", lambda _name: None)
+    home = tmp_path / "home"
+    home.mkdir()
+    # An account without a service manager that runs: files are all there is.
+    return Account("ann", os.getuid() + 54321, os.getgid(), home)
+
+
+def tree(home: Path) -> dict[str, Any]:
+    return {
+        str(path.relative_to(home)): path.read_text() if path.is_file() and not path.is_symlink() else None
+        for path in home.rglob("*")
+    }
+
+
+def come(user: Account, **daemon: Any) -> None:
+    engine = Engine(user, daemon, "/var/lib/gpulab/cdi/ann", check=False)
+    engine.converge_settings()
+    engine.converge_unit()
+    engine.converge_context()
+
+
+def go(user: Account, check: bool = False) -> list[str]:
+    away = Away(user, check)
+    actions: list[str] = away.leave()["actions"]
+    return [*actions, *Away(user, check).forget()["actions"]]
+
+
+def test_an_empty_home_is_empty_again(user: Account) -> None:
+    come(user)
+    assert Away(user, True).look()["ours"]
+    predicted = go(user, check=True)
+    done = go(user)
+    assert set(predicted) <= set(done)
+    assert tree(user.home) == {}
+    assert not Away(user, True).look()["ours"]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {".config/docker/daemon.json": '{"debug": true}'},
+        {".config/docker/daemon.json": '{"features": {"cdi": false}, "log-driver": "journald"}\n'},
+        {".docker/config.json": '{"detachKeys": "ctrl-x"}'},
+        {".docker/config.json": '{\n\t"auths": {\n\t\t"example.org": {\n\t\t\t"auth": "eDp5"\n\t\t}\n\t}\n}'},
+        {".docker/config.json": '{"currentContext": "desktop-linux"}'},
+        {".config/systemd/user/docker.service": "[Unit]\nDescription=by hand\n"},
+        {".profile": "export DOCKER_HOST=unix:///x\n"},
+    ],
+    ids=lambda files: next(iter(files)),
+)
+def test_what_was_there_is_there_to_the_letter(user: Account, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        path = user.home / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    before = tree(user.home)
+    come(user)
+    assert tree(user.home) != before
+    go(user)
+    assert tree(user.home) == before
+
+
+def test_what_the_user_changed_meanwhile_stays(user: Account) -> None:
+    come(user, debug=True)
+    path = user.home / ".config/docker/daemon.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps({**settings, "debug": False, "labels": ["mine"]}))
+    (user.home / ".docker" / "cli-plugins").mkdir()
+    go(user)
+    assert json.loads(path.read_text()) == {"debug": False, "labels": ["mine"]}
+    assert (user.home / ".docker" / "cli-plugins").is_dir()
+
+
+def test_the_data_root_is_known_after_daemon_json_went(user: Account) -> None:
+    come(user, **{"data-root": "/scratch/ann"})
+    Away(user, False).leave()
+    assert Away(user, False).look()["roots"] == ["/scratch/ann"]
+
+
+def test_somebody_elses_engine_is_not_ours(user: Account) -> None:
+    unit = user.home / ".config/systemd/user/docker.service"
+    unit.parent.mkdir(parents=True)
+    unit.write_text("[Unit]\n")
+    assert not Away(user, True).look()["ours"]
+
+
+def test_folders_of_stacks_are_known_as_made_or_as_found(user: Account) -> None:
+    root, found = user.home / "gpulab", user.home / "imagenet"
+    found.mkdir()
+    _home_record.remember_stacks(user.home, root)
+    for data in (root / "data" / "s" / "runs", found):
+        _home_record.remember_stacks(user.home, root, data)
+    known = _home_record.stacks(user.home)
+    assert known["data"] == [str(root / "data" / "s" / "runs")]
+    assert str(root / "stacks") in known["folders"] and str(root / "data" / "s") in known["folders"]
+    assert str(found) not in known["folders"]
