@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.gpulab.fleet.plugins.module_utils import _undo
+from ansible_collections.gpulab.fleet.plugins.module_utils import _gpu_shares, _undo
 from ansible_collections.gpulab.fleet.plugins.module_utils._apt import QUERY_FORMAT, complaints
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._journal import (
@@ -34,6 +34,9 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._journal import (
 )
 from ansible_collections.gpulab.fleet.plugins.module_utils._leaving import Leaving
 
+# When Debian's docker.io is purged, its script deletes all of this, whichever engine wrote it.
+ROOTFUL_DATA = Path("/var/lib/docker")
+ROOTFUL_SCRIPT = "nuke-graph-directory.sh"
 APPARMOR = "/etc/apparmor.d/"
 APT = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=120"]
 ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C", "NEEDRESTART_SUSPEND": "1"}
@@ -55,6 +58,11 @@ def removals(simulated: str) -> set[str]:
     return set(re.findall(r"^(?:Remv|Purg) (\S+)", simulated, re.MULTILINE))
 
 
+def rootful_data() -> bool:
+    """Whether an engine of root's, now or once, has left something."""
+    return ROOTFUL_DATA.is_dir() and any(each.name != ROOTFUL_SCRIPT for each in ROOTFUL_DATA.iterdir())
+
+
 class HostUndo:
     """Reads the journal, takes back what is in it."""
 
@@ -73,6 +81,7 @@ class HostUndo:
         self.units_off()
         self.holds()
         self.packages()
+        self.open_nodes()
         self.files()
         self.units_back()
         self.sysctls()
@@ -144,6 +153,9 @@ class HostUndo:
         for name in kept:
             self.left.append(f"{name} stays: a package that was installed later needs it")
         plain = [name for name in purge if entries[name] == "config"]
+        if "docker.io" in purge and rootful_data():
+            plain = list(dict.fromkeys([*plain, "docker.io"]))
+            self.left.append(f"the settings of docker.io: purging it would delete {ROOTFUL_DATA}, which holds data")
         purge = [name for name in purge if name not in plain]
         for verb, names in (("remove", plain), ("purge", purge)):
             if names:
@@ -197,6 +209,14 @@ class HostUndo:
         for name in sorted(folders, key=len, reverse=True):
             self.note(_undo.folder(self.journal, name, going))
             going.add(name)
+
+    def open_nodes(self) -> None:
+        """GPUs that were closed to others (enforced shares) are open as the driver makes them."""
+        if _gpu_shares.SETTINGS not in self.journal.entries(FILE) or not Path(_gpu_shares.SETTINGS).exists():
+            return
+        self.actions += [f"opened {node}" for node in _gpu_shares.differing(_gpu_shares.open_again(Path("/")))]
+        if not self.check:
+            _gpu_shares.release(Path("/"))
 
     def sysctls(self) -> None:
         for name, before in self.journal.entries(SYSCTL).items():

@@ -1,7 +1,7 @@
 """What a host is, as data that two moments can be compared by: files, packages, units, users, kernel settings, sources.
 
-Run on the host as root: python3 manifest.py > before.json. As a module: difference(before, after) and the list of what
-may differ after a reset, with reasons.
+Run on the host as root: python3 manifest.py > before.json, later python3 manifest.py before.json after.json. What may
+differ after a reset is in ALLOWED, with reasons.
 """
 
 from __future__ import annotations
@@ -164,5 +164,19 @@ def split(found: dict[str, Any], allowed: dict[str, str]) -> tuple[dict[str, Any
     return {name: pair for name, pair in found.items() if name not in explained}, explained
 
 
+def compare(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Print what differs and why it may, then what nothing explains; whether there is none of the latter."""
+    found, explained = split(difference(before, after), ALLOWED)
+    reasons = list(explained.values())
+    for reason in dict.fromkeys(reasons):
+        print(f"differs and may: {reasons.count(reason):4} {reason}")
+    for name, pair in found.items():
+        print(f"UNEXPLAINED {name}: {pair[0]} -> {pair[1]}")
+    return not found
+
+
 if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        one, two = (json.loads(Path(name).read_text(encoding="utf-8")) for name in sys.argv[1:3])
+        sys.exit(0 if compare(one, two) else 1)
     json.dump(take(), sys.stdout)

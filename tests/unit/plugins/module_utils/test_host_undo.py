@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible_collections.gpulab.fleet.plugins.module_utils import _host_undo
 from ansible_collections.gpulab.fleet.plugins.module_utils import _journal as kinds
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._host_undo import HostUndo, present, removals
@@ -74,6 +76,21 @@ def test_settings_of_an_earlier_installation_stay(host: Host) -> None:
     host.undo().go([])
     assert host.done() == [" ".join([*host.calls[0][:-2], "remove", "docker-ce"])]
     assert host.undo().go([])["changed"] is False
+
+
+@pytest.mark.parametrize(
+    ("content", "verb"), [("overlay2", "remove"), ("nuke-graph-directory.sh", "purge"), ("", "purge")]
+)
+def test_purging_never_deletes_a_root_engines_data(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, verb: str
+) -> None:
+    monkeypatch.setattr(_host_undo, "ROOTFUL_DATA", tmp_path)
+    if content:
+        (tmp_path / content).touch()
+    host.installed["docker.io"] = "ii "
+    Journal().add(kinds.PACKAGE, "docker.io")
+    host.undo().go([])
+    assert host.done()[0].endswith(f"{verb} docker.io")
 
 
 def test_what_somebody_needs_by_now_stays(host: Host) -> None:
