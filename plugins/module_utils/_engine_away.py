@@ -46,7 +46,7 @@ class Away:
             "ours": bool(self.state) or unit.startswith(MARK),
             "roots": [self.data_root()],
             "data": self.record["data"],
-            "folders": self.record["folders"],
+            "folders": [*self.state.get("original", {}).get("folders", []), *self.record["folders"]],
             "stacks": [path.parent.name for path in self.stack_states()],
             "busy": self.work(),
         }
