@@ -418,13 +418,17 @@ CATALOGUE: dict[str, dict[str, Any]] = {
     },
     "DPKG_INTERRUPTED": {
         "layer": "packages",
-        "severity": "error",
+        "severity": "warning",
         "title": "The package manager was stopped half-way",
-        "cause": "A power cut, a kill or a full disk during an installation; apt refuses to go on or stumbles over it.",
-        "remedy": (
-            "dpkg --configure -a; apt-get -f install; packages that 'must be reinstalled': apt-get install "
-            "--reinstall NAME"
-        ),
+        "cause": "A power cut, a kill or a full disk during an installation; until it is completed apt refuses to go on.",
+        "remedy": "Run site.yml, which completes it first; or by hand: dpkg --configure -a; apt-get -f install",
+    },
+    "DPKG_REINSTALL": {
+        "layer": "packages",
+        "severity": "error",
+        "title": "A package that is not this collection's has to be installed again before apt goes on",
+        "cause": "Its installation was stopped at a point from which dpkg cannot complete it by itself.",
+        "remedy": "apt-get install --reinstall {packages}",
     },
     "DRIVER_UPGRADES_UNATTENDED": {
         "layer": "packages",
@@ -1231,7 +1235,10 @@ CATALOGUE: dict[str, dict[str, Any]] = {
             "Persistence mode is off: every first use pays for initialisation, and settings of nvidia-smi are "
             "lost in between."
         ),
-        "remedy": "systemctl enable --now nvidia-persistenced",
+        "remedy": (
+            "systemctl enable --now nvidia-persistenced, which the next run does where it is installed; NVIDIA's installer "
+            "brings it as an example only."
+        ),
     },
     "CUDA_LIBRARY_NOT_FOUND": {
         "layer": "driver",

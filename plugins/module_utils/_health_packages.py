@@ -9,13 +9,15 @@ from typing import NamedTuple
 
 from ansible_collections.gpulab.fleet.plugins.module_utils import _health_facts as facts
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding
-from ansible_collections.gpulab.fleet.plugins.module_utils._guarded import DRIVER
+from ansible_collections.gpulab.fleet.plugins.module_utils._guarded import DRIVER, ENGINE_NAMES, TOOLKIT_NAMES
 from ansible_collections.gpulab.fleet.plugins.module_utils._health import Check, Seen
 from ansible_collections.gpulab.fleet.plugins.module_utils._health_view import HostView
 
 OWN_SOURCES = tuple(f"/etc/apt/sources.list.d/{name}.sources" for name in ("docker", "nvidia-container-toolkit"))
 LOCKS = ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock")
 BROKEN_STATES = ("half-installed", "unpacked", "half-configured")
+# What the next run installs again by itself.
+OURS = re.compile("|".join((*ENGINE_NAMES, *TOOLKIT_NAMES)))
 
 
 class Source(NamedTuple):
@@ -130,14 +132,15 @@ def interrupted(host: HostView) -> Seen:
     if lock_holder(host):
         return  # it is at work: half-way is how it should look
     journal = [name for name in host.names("/var/lib/dpkg/updates") if name.isdigit()]
-    broken = [
-        f"{name} ({package.state}{', must be reinstalled' if package.flag == 'reinstreq' else ''})"
-        for name, package in facts.packages(host).items()
-        if package.state in BROKEN_STATES or package.flag == "reinstreq"
-    ]
-    if journal or broken:
+    again = [name for name, package in facts.packages(host).items() if package.flag == "reinstreq"]
+    halfway = [name for name, package in facts.packages(host).items() if package.state in BROKEN_STATES]
+    foreign = sorted(name for name in again if not OURS.match(name))
+    if foreign:
+        yield finding("DPKG_REINSTALL", f"must be installed again: {', '.join(foreign)}", packages=" ".join(foreign))
+    rest = sorted({*again, *halfway} - set(foreign))
+    if journal or rest:
         parts = [f"/var/lib/dpkg/updates holds {len(journal)} unfinished steps"] if journal else []
-        parts += [f"half-way: {', '.join(sorted(broken)[:5])}"] if broken else []
+        parts += [f"half-way: {', '.join(rest[:5])}"] if rest else []
         yield finding("DPKG_INTERRUPTED", "; ".join(parts))
 
 
@@ -171,6 +174,6 @@ CHECKS = (
     Check("source_conflicts", source_conflicts, ("APT_SOURCE_CONFLICT",), preflight=True),
     Check("dead_sources", dead_sources, ("APT_SOURCE_DEAD",), preflight=True),
     Check("lock", lock, ("APT_BUSY",), preflight=True),
-    Check("interrupted", interrupted, ("DPKG_INTERRUPTED",), preflight=True),
+    Check("interrupted", interrupted, ("DPKG_INTERRUPTED", "DPKG_REINSTALL"), preflight=True),
     Check("driver_upgrades", driver_upgrades, ("DRIVER_UPGRADES_UNATTENDED",)),
 )

@@ -185,6 +185,7 @@ VARIABLES: dict[str, Kind] = {
     "nvidia_container_toolkit_repository_url": URL,
     "nvidia_container_toolkit_repository_key_url": URL,
     "nvidia_container_toolkit_repository_key_fingerprint": FINGERPRINT,
+    "nvidia_container_toolkit_persistence": SWITCH,
     "gpu_verify_bandwidth_ratio_min": RATIO,
     "gpu_verify_wheels_index": ANY_TEXT,
     "upgrade_healthy_within": WHOLE,

@@ -191,6 +191,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -216,6 +217,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._journal import HOLD,
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import account
 from ansible_collections.gpulab.fleet.plugins.module_utils._work import may_go_on, running, told
 
+UPDATES = Path("/var/lib/dpkg/updates")  # dpkg's notes of steps that are not in its status file yet
 ENVIRONMENT = {
     "DEBIAN_FRONTEND": "noninteractive",
     "LC_ALL": "C",
@@ -239,6 +241,7 @@ class Packages:
         for package in self.wanted:
             if package.version not in ("", LATEST) and package.refuses(package.version):
                 raise too_old(package, f"{package.version} is asked for")
+        repaired = self.complete()
         installed = self.installed()
         self.settle_latest(installed)
         ours = set(self.journal.entries(HOLD))
@@ -272,7 +275,7 @@ class Packages:
         after = {n: i.version for n, i in now.items()}
         return {
             # A package that was only repaired has the same version before and after.
-            "changed": bool(((todo or remove) and not pending) or any(steps)),
+            "changed": bool(((todo or remove) and not pending) or any(steps) or repaired),
             "versions": {n: after[n] for n in self.names if n in after},
             "upgraded": [n for n in self.names if n in before and n in after and before[n] != after[n]],
             "removed": [] if pending else remove,
@@ -292,6 +295,17 @@ class Packages:
         names = dict.fromkeys([*self.names, *self.p["conflicts"], *self.p["held"], *self.p["released"]])
         # Exits 1 when a name is unknown, and still prints the others.
         return parse_dpkg(self.module.run_command(["dpkg-query", "-W", "-f", QUERY_FORMAT, *names])[1])
+
+    def complete(self) -> bool:
+        """Complete a run of dpkg that was stopped half-way; whether there was one."""
+        if self.p["stage_only"] or not UPDATES.is_dir() or not any(each.name.isdigit() for each in UPDATES.iterdir()):
+            return False
+        # Another dpkg that is at work has the lock, and leaves the same traces until it is done.
+        return True if self.module.check_mode else self.configure()
+
+    def configure(self) -> bool:
+        argv = ["dpkg", "--configure", "-a", "--force-confdef", "--force-confold"]
+        return bool(self.module.run_command(argv, environ_update=ENVIRONMENT)[0] == 0)
 
     # --- the newest ----------------------------------------------------------------------------
 
@@ -469,7 +483,7 @@ class Packages:
         self.record(self.refuse_removals(arguments, remove), targets, remove, installed)
         rc, out, err = self.apt("install", *arguments)
         if rc != 0 and "dpkg was interrupted" in err:
-            self.module.run_command(["dpkg", "--configure", "-a", "--force-confdef"], environ_update=ENVIRONMENT)
+            self.configure()
             rc, out, err = self.apt("install", *arguments)
         if rc != 0:
             raise failed(out, err)

@@ -50,6 +50,12 @@ options:
         The containers' root always may.
     type: dict
     default: {}
+  persistence:
+    description: >-
+      Whether C(nvidia-persistenced) is enabled where it is installed and disabled, so that GPUs stay initialised. V(false)
+      disables it again where this module had enabled it.
+    type: bool
+    default: true
   state:
     description: V(absent) removes all that this module makes, and unmasks the toolkit's own units.
     type: str
@@ -144,6 +150,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._findings import find
 from ansible_collections.gpulab.fleet.plugins.module_utils._gpu_presence import gpu_presence
 from ansible_collections.gpulab.fleet.plugins.module_utils._journal import PACKAGE as JOURNAL_PACKAGE
 from ansible_collections.gpulab.fleet.plugins.module_utils._journal import TREE, UNIT, Journal
+from ansible_collections.gpulab.fleet.plugins.module_utils._persistence import DAEMON, persistence_steps
 from ansible_collections.gpulab.fleet.plugins.module_utils._subid import parse as parse_ranges
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import account
 
@@ -237,6 +244,7 @@ class CdiSpec:
             for name in OUR_UNITS:
                 self.journal.add(UNIT, name, "")
         units = self.units()
+        self.persistence(units)
         for step in unit_steps(units, self.module.params["vendor_refresh"]):
             if step[0] == "mask":
                 for name in step[2:]:
@@ -254,6 +262,16 @@ class CdiSpec:
             self.close_nodes(users)
         else:
             self.open_nodes()
+
+    def persistence(self, units: Units) -> None:
+        unit = units.get(DAEMON, {})
+        ours = DAEMON in self.journal.entries(UNIT)
+        for step in persistence_steps(unit, self.module.params["persistence"], ours):
+            if step[0] == "enable":
+                self.journal.add(UNIT, DAEMON, unit.get("UnitFileState", ""))
+            self.systemctl(*step)
+            if step[0] == "disable":
+                self.journal.drop(UNIT, DAEMON)
 
     def without_toolkit(self) -> None:
         """Raise, unless this is a prediction and the package is still to come."""
@@ -429,7 +447,7 @@ class CdiSpec:
             self.module.warn(f"the service manager of {name} did not reload: {done.stderr.strip()}")
 
     def units(self) -> Units:
-        names = [*OUR_UNITS, *VENDOR_REFRESH]
+        names = [*OUR_UNITS, *VENDOR_REFRESH, DAEMON]
         properties = "Id,LoadState,UnitFileState,ActiveState"
         rc, out, err = self.module.run_command(["systemctl", "show", "-p", properties, *names])
         if rc != 0:
@@ -470,6 +488,7 @@ def main() -> None:
             "vendor_refresh": {"type": "str", "choices": ["masked", "kept"], "default": "masked"},
             "shares": {"type": "str", "choices": ["cooperative", "enforced"], "default": "cooperative"},
             "container_ids": {"type": "dict", "default": {}},
+            "persistence": {"type": "bool", "default": True},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },
         supports_check_mode=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -168,6 +169,23 @@ def test_the_hold_is_taken_back_by_the_variable_that_sets_it(site: Site) -> None
     site.run().ok()
     assert held(site) > ENGINE
     assert site.ssh(f"apt-config -c {BARRED} dump").count('Package-Blacklist:: "docker-ce"') >= 1
+
+
+def test_a_reboot_is_announced_done_when_allowed_and_never_of_the_controller(site: Site) -> None:
+    allowed = ["-e", "gpulab_when_busy=proceed", "-e", "gpulab_reboot_allowed=true"]
+    site.ssh("touch /run/reboot-required; echo linux-image-generic > /run/reboot-required.pkgs")
+    announced = upgrade(site).ok()
+    assert "REBOOT_NEEDED" in said(announced) and announced.changed == []
+    own = site.ssh("cat /etc/machine-id")
+    controller = Path("/etc/machine-id").read_text(encoding="ascii").strip()
+    site.ssh(f"echo {controller} > /etc/machine-id")
+    left = upgrade(site, *allowed).ok()
+    assert "runs Ansible itself and is never rebooted" in said(left)
+    assert site.ssh("ls /run/reboot-required")
+    site.ssh(f"echo {own.strip()} > /etc/machine-id")
+    upgrade(site, *allowed).ok()
+    assert site.ssh("ls /run/reboot-required", check=False) == ""
+    assert state(site)["gpu"] == 1
 
 
 def test_an_engine_that_dpkg_left_half_way_is_mended(site: Site) -> None:

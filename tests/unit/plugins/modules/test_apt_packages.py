@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -119,7 +120,8 @@ class Host:
 
 
 @pytest.fixture
-def host() -> Host:
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    monkeypatch.setattr(apt_packages, "UPDATES", tmp_path / "absent")
     return Host()
 
 
@@ -215,7 +217,21 @@ def test_a_downgrade_that_is_allowed(host: Host) -> None:
 def test_an_interrupted_dpkg_is_completed_first(host: Host) -> None:
     host.install_errors = ["E: dpkg was interrupted, you must manually run 'dpkg --configure -a'"]
     assert host.converge()["changed"]
-    assert ["dpkg", "--configure", "-a", "--force-confdef"] in host.calls
+    assert ["dpkg", "--configure", "-a", "--force-confdef", "--force-confold"] in host.calls
+
+
+def test_steps_that_dpkg_left_undone_are_done_first(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.converge()
+    monkeypatch.setattr(apt_packages, "UPDATES", tmp_path)
+    assert not host.converge()["changed"]
+    (tmp_path / "0003").touch()
+    host.calls.clear()
+    assert host.converge(check=True)["changed"]
+    assert [c for c in host.calls if c[0] == "dpkg"] == []
+    assert host.converge()["changed"]
+    assert [c[1] for c in host.calls if c[0] == "dpkg"] == ["--configure"]
 
 
 def test_a_broken_package_is_installed_again(host: Host) -> None:

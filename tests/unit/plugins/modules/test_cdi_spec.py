@@ -127,7 +127,7 @@ class FakeModule:
     """dpkg-query's answer, and users for the module."""
 
     def __init__(self, dpkg: str, check: bool) -> None:
-        self.params = {"users": {}, "vendor_refresh": "masked", "shares": "cooperative"}
+        self.params = {"users": {}, "vendor_refresh": "masked", "shares": "cooperative", "persistence": True}
         self.check_mode = check
         self.dpkg = dpkg
 

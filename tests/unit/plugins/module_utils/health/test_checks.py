@@ -145,7 +145,11 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     ),
     "dpkg journal": ({"files": {"/var/lib/dpkg/updates/0003": ""}}, {"DPKG_INTERRUPTED"}),
     "package half-way": ({"packages": {"vim": ("9", "install ok half-configured")}}, {"DPKG_INTERRUPTED"}),
-    "package to reinstall": ({"packages": {"vim": ("9", "install reinstreq half-installed")}}, {"DPKG_INTERRUPTED"}),
+    "package to reinstall": ({"packages": {"vim": ("9", "install reinstreq half-installed")}}, {"DPKG_REINSTALL"}),
+    "our package to reinstall": (
+        {"packages": {"docker-ce": ("5:28.5.2-1", "install reinstreq half-installed")}},
+        {"DPKG_INTERRUPTED"},
+    ),
     "driver upgraded at night": ({"packages": {"unattended-upgrades": "2.8"}}, {"DRIVER_UPGRADES_UNATTENDED"}),
     # engines in the way
     "rootful engine": (ROOTFUL, {"ROOTFUL_ENGINE"}),
