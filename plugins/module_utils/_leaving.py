@@ -35,6 +35,8 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._subid import without
 from ansible_collections.gpulab.fleet.plugins.module_utils._user_space import delete, engine_data, readable, size
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account, account, as_user
 
+ETC = Path("/etc")
+LINGERING = Path("/var/lib/systemd/linger")
 Where = dict[str, list[str]]
 NOTHING: dict[str, Any] = {"ours": False, "roots": [], "data": [], "folders": [], "stacks": [], "busy": []}
 
@@ -157,7 +159,7 @@ class Leaving:
     def linger(self, user: Account | None) -> None:
         if self.name not in self.journal.entries(LINGER):
             return
-        mark = Path("/var/lib/systemd/linger") / self.name
+        mark = LINGERING / self.name
         if user and mark.exists():
             self.actions.append("disabled lingering")
             self.root("loginctl", "disable-linger", self.name)
@@ -193,10 +195,12 @@ class Leaving:
     def ranges(self) -> None:
         """Give back the subordinate ids that were given; nothing on the disk is theirs any more."""
         given: dict[str, list[str]] = self.journal.entries(SUBID).get(self.name) or {}
-        with Path("/etc/.pwd.lock").open("a") as lock:
+        if not given:
+            return
+        with (ETC / ".pwd.lock").open("a") as lock:
             fcntl.lockf(lock, fcntl.LOCK_EX)
             for kind, ranges in given.items():
-                path = Path("/etc") / kind
+                path = ETC / kind
                 before = path.read_text(encoding="utf-8") if path.exists() else ""
                 after = without(before, self.name, ranges)
                 if after == before:

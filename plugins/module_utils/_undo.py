@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 from pathlib import Path
 
+from ansible_collections.gpulab.fleet.plugins.module_utils._daemon_json import redact
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import write_atomic
 from ansible_collections.gpulab.fleet.plugins.module_utils._journal import FILE, FOLDERS, TREE, Journal
 
@@ -20,9 +22,15 @@ def text_of(path: Path) -> str:
     if path.is_symlink():
         return f"link to {path.readlink()}\n"
     with contextlib.suppress(OSError):
-        data = path.read_bytes()
-        return f"({len(data)} bytes)\n" if b"\0" in data else data.decode("utf-8", "replace")
+        return shown(path.read_bytes(), path.stat().st_mode)
     return ""
+
+
+def shown(data: bytes, mode: int) -> str:
+    """A file's content for a diff: none of what others may not read, and no password in an address."""
+    if not mode & 0o004 or b"\0" in data:
+        return f"({len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()[:12]})\n"
+    return redact(data.decode("utf-8", "replace"))
 
 
 def file(journal: Journal, name: str, diff: Diff) -> str:
@@ -46,7 +54,7 @@ def file(journal: Journal, name: str, diff: Diff) -> str:
                 path.symlink_to(before["link"])
     else:
         data = journal.backup(name)
-        after = data.decode("utf-8", "replace")
+        after = shown(data, before["mode"])
         if path.is_symlink() or not path.exists() or path.read_bytes() != data:
             action = f"restored {path}"
             if not journal.check:

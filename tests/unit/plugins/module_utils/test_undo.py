@@ -12,13 +12,13 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._journal import FILE,
 def test_a_file_that_was_there_is_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "docker.list"
     path.write_text("deb one\n")
-    path.chmod(0o640)
+    path.chmod(0o604)
     journal = Journal()
     journal.write(path, b"deb two\n", 0o644)
     diff: _undo.Diff = []
     assert _undo.file(journal, str(path), diff) == f"restored {path}"
     assert path.read_text() == "deb one\n"
-    assert path.stat().st_mode & 0o777 == 0o640
+    assert path.stat().st_mode & 0o777 == 0o604
     assert (diff[0]["before"], diff[0]["after"]) == ("deb two\n", "deb one\n")
     assert journal.entries(FILE) == {}
 
@@ -88,3 +88,19 @@ def test_check_mode_says_the_same_and_does_nothing(tmp_path: Path, existed: bool
         assert _undo.folder(check, str(path.parent), {str(path)}) == f"removed {path.parent}"
         assert path.parent.is_dir()
     assert _undo.file(journal, str(path), [])
+
+
+def test_no_secret_is_in_a_diff(tmp_path: Path) -> None:
+    """Neither what only root may read, nor a password in an address."""
+    proxy, key = tmp_path / "90proxy", tmp_path / "auth.conf"
+    journal = Journal()
+    journal.write(proxy, b'Acquire::http::Proxy "http://ann:s3cret@proxy:3128";\n', 0o644)
+    key.write_text("login ann password s3cret\n")
+    key.chmod(0o600)
+    journal.write(key, b"login bob password t0psecret\n", 0o600)
+    diff: _undo.Diff = []
+    for path in (proxy, key):
+        assert _undo.file(journal, str(path), diff)
+    text = str(diff)
+    assert "s3cret" not in text and "t0psecret" not in text and "proxy:3128" in text
+    assert key.read_text() == "login ann password s3cret\n"
