@@ -277,7 +277,7 @@ class Engine:
             if self.stale and _work.may_go_on(self.busy.when, self.running_containers, self.busy.seconds, self.check):
                 if not self.check:
                     # Not left to the engine's own end: that has a limit of its own, whatever the grace periods are.
-                    _work.stop(str(self.user.socket), self.user.home)
+                    self.stop_work()
                 self.bring_up("restart")
             elif self.stale:
                 self.running = self.running_containers()
@@ -286,6 +286,12 @@ class Engine:
             self.stale.clear()
             self.bring_up("start")
         self.resume()
+
+    def stop_work(self) -> None:
+        try:
+            _work.stop(str(self.user.socket), self.user.home)
+        except OSError as error:
+            raise FleetError("ENGINE_UNRESPONSIVE", str(error)) from error
 
     def resume(self) -> None:
         """Start what this run, or an earlier one that was interrupted, has stopped for a change."""

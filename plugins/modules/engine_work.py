@@ -104,7 +104,10 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Accou
 
 
 def end(user: Account) -> dict[str, Any]:
-    return {"stopped": [each["name"] for each in _work.stop(str(user.socket), user.home)]}
+    try:
+        return {"stopped": [each["name"] for each in _work.stop(str(user.socket), user.home)]}
+    except OSError as error:
+        raise FleetError("ENGINE_UNRESPONSIVE", f"{user.name}: {error}") from error
 
 
 def begin(user: Account, seconds: float) -> dict[str, Any]:

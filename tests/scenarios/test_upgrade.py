@@ -168,6 +168,9 @@ def test_the_hold_is_taken_back_by_the_variable_that_sets_it(site: Site) -> None
     site.set({**OLD, "rootless_docker_daemon": {"max-concurrent-downloads": 4}})
     site.run().ok()
     assert held(site) > ENGINE
+    # Without the hold this removes docker-ce, and says nothing of it.
+    site.ssh("apt-get -qq install -y docker.io", check=False)
+    assert "ok installed" in site.ssh("dpkg -s docker-ce | grep Status")
     assert site.ssh(f"apt-config -c {BARRED} dump").count('Package-Blacklist:: "docker-ce"') >= 1
 
 

@@ -17,6 +17,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.gpulab.fleet.plugins.module_utils._rootless_engine import (
     MARK,
     UNIT,
+    Busy,
     Engine,
     file_system,
     started_at,
@@ -89,7 +90,10 @@ class Manager:
 
     def converge(self, **options: Any) -> dict[str, Any]:
         self.calls.clear()
-        return self.engine(**options).converge()
+        busy = options.pop("busy", Busy())
+        engine = self.engine(**options)
+        engine.busy = busy
+        return engine.converge()
 
     def read(self, name: str) -> Any:
         return json.loads((self.user.home / name).read_text(encoding="utf-8"))
@@ -169,6 +173,36 @@ def test_containers_are_never_restarted_under(manager: Manager) -> None:
     manager.containers = []
     assert manager.converge(daemon={"mtu": 1400})["actions"] == ["restarted docker.service"]
     assert not manager.converge(daemon={"mtu": 1400})["restart_pending"]
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_they_are_where_that_is_allowed_and_started_again(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch, wait: bool
+) -> None:
+    stopped: list[str] = []
+    monkeypatch.setattr(_work, "stop", lambda _socket, _home: stopped.extend(manager.containers))
+    monkeypatch.setattr(_work, "load", lambda _home: {"containers": [{"name": n} for n in stopped]})
+    monkeypatch.setattr(_work, "start", lambda *_: ([{"name": n} for n in stopped], []))
+    manager.converge()
+    manager.containers = ["training"]
+    answers = iter([["training"], ["training"], []])
+    if wait:
+        monkeypatch.setattr(_work, "running", lambda _socket: next(answers, []))
+        monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    result = manager.converge(daemon={"mtu": 1400}, busy=Busy("wait" if wait else "proceed", 60))
+    assert "restarted docker.service" in result["actions"]
+    assert not result["restart_pending"]
+    assert "started training again" in result["actions"]
+
+
+def test_what_was_stopped_stays_so_where_a_later_task_starts_it(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_work, "load", lambda _home: {"containers": [{"name": "training"}]})
+    manager.converge(busy=Busy(resume=False))
+    monkeypatch.setattr(_work, "start", lambda *_: ([], ["training: unhealthy"]))
+    with pytest.raises(FleetError, match="WORK_NOT_BACK"):
+        manager.converge()
 
 
 @pytest.mark.parametrize("containers", [[], ["training"]])
