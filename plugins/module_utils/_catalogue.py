@@ -277,6 +277,19 @@ CATALOGUE: dict[str, dict[str, Any]] = {
             "collection writes {own}."
         ),
     },
+    "APT_SOURCE_TAKEN_OVER": {
+        "layer": "packages",
+        "severity": "warning",
+        "title": "Another apt source names packages that this collection keeps a source for",
+        "cause": (
+            "Old instructions or another tool wrote it; two sources of one repository with different keys stop apt "
+            "altogether, and old addresses bring other versions."
+        ),
+        "remedy": (
+            "Nothing to do: site.yml switches the entry off where it stands and keeps the file as it was in the host's "
+            "journal."
+        ),
+    },
     "KEY_UNREACHABLE": {
         "layer": "packages",
         "severity": "error",
@@ -460,8 +473,21 @@ CATALOGUE: dict[str, dict[str, Any]] = {
             " it; nothing has been changed."
         ),
         "remedy": (
-            "Keep it beside the users' own engines (rootless_docker_rootful: keep), or move its containers and "
-            "turn it off: systemctl disable --now docker.socket docker.service. Its data stays in {data_root}."
+            "Keep it beside the users' own engines (rootless_docker_rootful: keep), or have it ended when its containers "
+            "may stop (rootless_docker_rootful: remove). Its data stays in {data_root} either way."
+        ),
+    },
+    "ROOTFUL_ENGINE_ENDED": {
+        "layer": "engine",
+        "severity": "warning",
+        "title": "A root-owned Docker engine is ended by this run, and its containers with it",
+        "cause": (
+            "rootless_docker_rootful is remove: the engine is stopped and kept from starting again. Nothing of its "
+            "data is deleted."
+        ),
+        "remedy": (
+            "Images and volumes can be brought to a user's engine (docker save, docker load, tar) or deleted by hand; "
+            "rootless_docker_rootful: keep leaves such an engine alone."
         ),
     },
     "KUBERNETES_NODE": {

@@ -46,7 +46,8 @@ def rootful(host: HostView) -> Seen:
                 parts[-1] += f" ({', '.join(sorted(name.lstrip('/') for name in names)[:5])})"
     except Unreadable:
         parts.append("its containers can only be listed as root")
-    yield finding("ROOTFUL_ENGINE", f"{'; '.join(parts)}; data root {data_root}", data_root=data_root)
+    code = "ROOTFUL_ENGINE_ENDED" if host.settings.get("rootless_docker_rootful") == "remove" else "ROOTFUL_ENGINE"
+    yield finding(code, f"{'; '.join(parts)}; data root {data_root}", data_root=data_root)
 
 
 def snap(host: HostView) -> Seen:
@@ -217,7 +218,7 @@ def lost_containers(host: HostView) -> Seen:
 
 
 CHECKS = (
-    Check("rootful", rootful, ("ROOTFUL_ENGINE",), preflight=True),
+    Check("rootful", rootful, ("ROOTFUL_ENGINE", "ROOTFUL_ENGINE_ENDED"), preflight=True),
     Check("snap", snap, ("DOCKER_SNAP",), preflight=True),
     Check("desktop", desktop, ("DOCKER_DESKTOP",), preflight=True),
     Check("foreign_packages", foreign_packages, ("PODMAN_DOCKER", "ENGINE_OTHER_ORIGIN"), preflight=True),

@@ -8,12 +8,20 @@ import re
 from typing import NamedTuple
 
 from ansible_collections.gpulab.fleet.plugins.module_utils import _health_facts as facts
+from ansible_collections.gpulab.fleet.plugins.module_utils._apt_takeover import Entry, Wanted, entries
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding
 from ansible_collections.gpulab.fleet.plugins.module_utils._guarded import DRIVER, ENGINE_NAMES, TOOLKIT_NAMES
 from ansible_collections.gpulab.fleet.plugins.module_utils._health import Check, Seen
 from ansible_collections.gpulab.fleet.plugins.module_utils._health_view import HostView
 
 OWN_SOURCES = tuple(f"/etc/apt/sources.list.d/{name}.sources" for name in ("docker", "nvidia-container-toolkit"))
+# The vendors' own addresses, and the old ones that led to the same packages.
+DOCKER = "https://download.docker.com/linux"
+TOOLKIT = (
+    "https://nvidia.github.io/libnvidia-container",
+    "https://nvidia.github.io/nvidia-container-runtime",
+    "https://nvidia.github.io/nvidia-docker",
+)
 LOCKS = ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock")
 BROKEN_STATES = ("half-installed", "unpacked", "half-configured")
 # What the next run installs again by itself.
@@ -21,44 +29,10 @@ OURS = re.compile("|".join((*ENGINE_NAMES, *TOOLKIT_NAMES)))
 
 
 class Source(NamedTuple):
-    """One repository that apt reads."""
+    """One repository that apt reads, and the file that names it."""
 
-    uri: str
-    suite: str
-    signed_by: str | None
     path: str
-
-
-def parse_list(text: str, path: str) -> list[Source]:
-    """The one-line format: deb [option=value ...] uri suite components."""
-    found = []
-    for line in text.splitlines():
-        entry = re.match(r"\s*deb(?:-src)?\s+(?:\[([^]]*)\]\s+)?(\S+)\s+(\S+)", line)
-        if entry:
-            options = dict(re.findall(r"([\w-]+)\+?=(\S+)", entry.group(1) or ""))
-            found.append(Source(entry.group(2).rstrip("/"), entry.group(3), options.get("signed-by"), path))
-    return found
-
-
-def parse_deb822(text: str, path: str) -> list[Source]:
-    """The stanza format of .sources files; a key written into the file counts as a key of its own."""
-    found = []
-    for stanza in re.split(r"\n\s*\n", re.sub(r"^#.*\n?", "", text, flags=re.MULTILINE)):
-        fields: dict[str, str] = {}
-        name = ""
-        for line in stanza.splitlines():
-            if line[:1] in (" ", "\t"):
-                fields[name] = f"{fields.get(name, '')}\n{line.strip()}"
-            elif ":" in line:
-                name, _, value = line.partition(":")
-                name = name.strip().lower()
-                fields[name] = value.strip()
-        if fields.get("enabled", "yes").lower() in ("no", "false", "0", "off"):
-            continue
-        for uri in fields.get("uris", "").split():
-            for suite in fields.get("suites", "").split():
-                found.append(Source(uri.rstrip("/"), suite, fields.get("signed-by"), path))
-    return found
+    entry: Entry
 
 
 def sources(host: HostView) -> list[Source]:
@@ -69,13 +43,34 @@ def sources(host: HostView) -> list[Source]:
         files = ["/etc/apt/sources.list", *(f"{folder}/{name}" for name in host.names(folder))]
         found = []
         for path in files:
-            if path.endswith(".list"):
-                found += parse_list(host.read(path) or "", path)
-            elif path.endswith(".sources"):
-                found += parse_deb822(host.read(path) or "", path)
+            if path.endswith((".list", ".sources")):
+                found += [Source(path, entry) for entry in entries(path, host.read(path) or "")]
         return found
 
     return host.remember("apt sources", read)
+
+
+def kept(host: HostView) -> list[Wanted]:
+    """The repositories that this collection keeps a source for on this host, with what each takes the place of."""
+    found = []
+    release = facts.os_release(host)
+    if host.settings.get("rootless_docker_source", "vendor") == "vendor":
+        url = str(host.settings.get("rootless_docker_repository_url") or f"{DOCKER}/{release.get('ID', '')}")
+        found.append(Wanted((url,), (release.get("VERSION_CODENAME", ""),), ("stable",), (DOCKER,)))
+    if facts.gpu_present(host):
+        url = str(host.settings.get("nvidia_container_toolkit_repository_url") or f"{TOOLKIT[0]}/stable/deb")
+        found.append(Wanted((f"{url}/$(ARCH)",), ("/",), (), TOOLKIT))
+    return found
+
+
+def taken_over(host: HostView) -> Seen:
+    """Sources that the next run switches off, because its own take their place."""
+    told: set[str] = set()
+    for source in sources(host):
+        if source.path not in (*OWN_SOURCES, *told) and any(wanted.is_same(source.entry) for wanted in kept(host)):
+            told.add(source.path)
+            seen = f"{source.path} names {source.entry.uri} {source.entry.suite}"
+            yield finding("APT_SOURCE_TAKEN_OVER", seen, path=source.path)
 
 
 def source_conflicts(host: HostView) -> Seen:
@@ -83,27 +78,32 @@ def source_conflicts(host: HostView) -> Seen:
     first: dict[tuple[str, str], Source] = {}
     told = set()
     for source in sources(host):
-        if source.signed_by is None:
+        entry = source.entry
+        if not entry.signed_by:
             continue
-        before = first.setdefault((source.uri, source.suite.rstrip("/")), source)
-        if before.signed_by == source.signed_by or (before.path, source.path) in told:
+        if source.path not in OWN_SOURCES and any(wanted.is_same(entry) for wanted in kept(host)):
+            continue  # switched off before apt is asked for anything
+        before = first.setdefault((entry.uri.rstrip("/"), entry.suite.rstrip("/")), source)
+        if before.entry.signed_by == entry.signed_by or (before.path, source.path) in told:
             continue
         told.add((before.path, source.path))
-        keys = " and ".join(f"{each.path} says {_key(each)}" for each in (before, source))
+        keys = " and ".join(f"{each.path} says {_key(each.entry)}" for each in (before, source))
         other, own = (source, before) if before.path in OWN_SOURCES else (before, source)
-        yield finding("APT_SOURCE_CONFLICT", f"{source.uri} {source.suite}: {keys}", path=other.path, own=own.path)
+        yield finding("APT_SOURCE_CONFLICT", f"{entry.uri} {entry.suite}: {keys}", path=other.path, own=own.path)
 
 
-def _key(source: Source) -> str:
-    named = (source.signed_by or "").strip()
+def _key(entry: Entry) -> str:
+    named = entry.signed_by.strip()
     return "a key written into it" if "\n" in named else named
 
 
 def dead_sources(host: HostView) -> Seen:
-    """Repositories that are gone."""
+    """Repositories that are gone, where nothing takes their place."""
     for source in sources(host):
-        if "nvidia.github.io/nvidia-docker" in source.uri:
-            yield finding("APT_SOURCE_DEAD", f"{source.path} names {source.uri} {source.suite}", path=source.path)
+        dead = "nvidia.github.io/nvidia-docker" in source.entry.uri
+        if dead and not any(wanted.is_same(source.entry) for wanted in kept(host)):
+            seen = f"{source.path} names {source.entry.uri} {source.entry.suite}"
+            yield finding("APT_SOURCE_DEAD", seen, path=source.path)
 
 
 def lock_holder(host: HostView) -> tuple[str, str] | None:
@@ -172,6 +172,7 @@ def _barred(name: str, patterns: list[str]) -> bool:
 
 CHECKS = (
     Check("source_conflicts", source_conflicts, ("APT_SOURCE_CONFLICT",), preflight=True),
+    Check("taken_over", taken_over, ("APT_SOURCE_TAKEN_OVER",), preflight=True),
     Check("dead_sources", dead_sources, ("APT_SOURCE_DEAD",), preflight=True),
     Check("lock", lock, ("APT_BUSY",), preflight=True),
     Check("interrupted", interrupted, ("DPKG_INTERRUPTED", "DPKG_REINSTALL"), preflight=True),

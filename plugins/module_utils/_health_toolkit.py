@@ -230,7 +230,7 @@ CHECKS = (
         ("TOOLKIT_MISSING", "TOOLKIT_LEGACY_HOOK", "TOOLKIT_VERSIONS_MIXED", "TOOLKIT_VERSION_REFUSED"),
     ),
     Check("programs", programs, ("TOOLKIT_DAMAGED",), preflight=True, needed=facts.gpu_present),
-    Check("global_settings", global_settings, ("TOOLKIT_NO_CGROUPS", "LEGACY_RUNTIME_DEFAULT")),
+    Check("global_settings", global_settings, ("TOOLKIT_NO_CGROUPS", "LEGACY_RUNTIME_DEFAULT"), preflight=True),
     Check(
         "user_specs",
         user_specs,

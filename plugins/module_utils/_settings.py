@@ -179,7 +179,7 @@ VARIABLES: dict[str, Kind] = {
     "rootless_docker_repository_url": URL,
     "rootless_docker_repository_key_url": URL,
     "rootless_docker_repository_key_fingerprint": FINGERPRINT,
-    "rootless_docker_rootful": _one_of("refuse", "keep"),
+    "rootless_docker_rootful": _one_of("refuse", "keep", "remove"),
     "rootless_docker_daemon": MAPPING,
     "nvidia_container_toolkit_version": VERSION,
     "nvidia_container_toolkit_repository_url": URL,

@@ -13,8 +13,10 @@ description:
   - Fetches the repository's signing key on the target, compares the fingerprint of every key in it with the one that is
     expected, and writes C(/etc/apt/keyrings/NAME.asc) and the deb822 file C(/etc/apt/sources.list.d/NAME.sources).
   - The key is fetched only when the keyring is missing or holds another key. Needs neither gpg nor python3-debian.
-  - Nothing is written when another source names the same repository with another key, because apt would refuse every
-    command from then on.
+  - Other sources for the same repository, in files of any name and of both forms, are switched off where they stand
+    (C(# Taken over by gpulab.fleet)), because apt refuses every command when two of them name different keys. The files
+    as they were are kept in the host's journal.
+  - What shares its stanza with other addresses is not touched; where its key differs, nothing is written at all.
   - The package index is not refreshed; that is for the task that installs something.
 options:
   name:
@@ -39,6 +41,13 @@ options:
     type: list
     elements: str
     default: []
+  replaces:
+    description:
+      - Addresses whose sources this one takes the place of, with all that lies below them, in any suite. What names the
+        repository itself is taken over in any case.
+    type: list
+    elements: str
+    default: []
   key_url:
     description: Address of the signing key, armored or binary.
     type: str
@@ -46,7 +55,7 @@ options:
     description: Fingerprint of the one key that may sign (40 hexadecimal digits, spaces allowed).
     type: str
   state:
-    description: V(absent) removes the two files if this module wrote them.
+    description: V(absent) removes the two files if this module wrote them, and switches on again what it had taken over.
     type: str
     choices: [present, absent]
     default: present
@@ -88,6 +97,12 @@ files:
   elements: str
   returned: success
   sample: [/etc/apt/keyrings/docker.asc, /etc/apt/sources.list.d/docker.sources]
+taken_over:
+  description: Files in which another source for this repository was switched off.
+  type: list
+  elements: str
+  returned: success
+  sample: [/etc/apt/sources.list.d/docker.list]
 finding:
   description: >-
     Code, cause and remedy of a failure. Codes are APT_SOURCE_CONFLICT, KEY_UNREACHABLE, KEY_INVALID and
@@ -97,12 +112,12 @@ finding:
 """
 
 import contextlib
-import re
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import fetch_url
+from ansible_collections.gpulab.fleet.plugins.module_utils._apt_takeover import Entry, Wanted, entries, give_back, take
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from_error, message
 from ansible_collections.gpulab.fleet.plugins.module_utils._journal import Journal
@@ -124,58 +139,12 @@ def render(uris: list[str], suites: list[str], components: list[str], architectu
     return "\n".join([HEADER, *(f"{name}: {value}" for name, value in fields.items() if value), ""])
 
 
-def one_line_sources(text: str) -> list[tuple[str, str, str]]:
-    """(uri, suite, signed-by) of every active line of a .list file."""
-    found = []
-    for line in text.splitlines():
-        match = re.match(r"\s*deb(?:-src)?\s+(?:\[(?P<options>[^\]]*)\]\s*)?(?P<uri>\S+)\s+(?P<suite>\S+)", line)
-        if match:
-            signed = re.search(r"(?i)\bsigned-by=(\S+)", match["options"] or "")
-            found.append((match["uri"], match["suite"], signed[1] if signed else ""))
-    return found
-
-
-def deb822_sources(text: str) -> list[tuple[str, str, str]]:
-    """(uri, suite, signed-by) of every active pair in a .sources file."""
-    found = []
-    for stanza in re.split(r"\n\s*\n", text):
-        fields: dict[str, str] = {}
-        name = ""
-        for line in stanza.splitlines():
-            if line.startswith("#"):
-                continue
-            if line[:1] in (" ", "\t") and name:
-                fields[name] += "\n" + line.strip()
-            elif ":" in line:
-                name, _, value = line.partition(":")
-                name = name.strip().lower()
-                fields[name] = value.strip()
-        if fields.get("enabled", "yes").lower() in ("no", "false", "0", "off", "disable", "without"):
-            continue
-        signed = fields.get("signed-by", "")
-        found += [
-            (uri, suite, signed) for uri in fields.get("uris", "").split() for suite in fields.get("suites", "").split()
-        ]
-    return found
-
-
-def same_repository(uri: str, suite: str, architecture: str) -> tuple[str, str]:
-    """What apt keeps a source's options under: the address without its last slash, and the suite."""
-    return uri.replace("$(ARCH)", architecture).rstrip("/"), suite.replace("$(ARCH)", architecture).rstrip("/")
-
-
-def conflicts(
-    files: dict[str, str], wanted: set[tuple[str, str]], key: str, architecture: str
-) -> list[tuple[str, str]]:
-    """(path, what it says) of each file that gives a wanted repository another key."""
-    found = []
-    for path, text in files.items():
-        pairs = deb822_sources(text) if path.endswith(".sources") else one_line_sources(text)
-        for uri, suite, signed in pairs:
-            # An entry without a key of its own only makes apt warn of a duplicate.
-            if signed and signed != key and same_repository(uri, suite, architecture) in wanted:
-                found.append((path, f"{uri} {suite} is Signed-By {signed.splitlines()[0] or 'a key inside the file'}"))
-    return found
+def conflict(entry: Entry, wanted: Wanted, key: str) -> bool:
+    """Whether apt would refuse this entry beside ours: one address and suite, two keys."""
+    # An entry without a key of its own only makes apt warn of a duplicate.
+    return (
+        bool(entry.signed_by) and entry.signed_by != key and wanted._replace(components=(), replaces=()).is_same(entry)
+    )
 
 
 class Source:
@@ -211,41 +180,73 @@ class Source:
 
     def present(self) -> dict[str, Any]:
         wanted_key = normalize(self.p["key_fingerprint"])
-        architecture = self.architecture()
         text = render(
             self.p["uris"],
             self.p["suites"],
             self.p["components"],
-            self.p["architectures"] or [architecture],
+            self.p["architectures"] or [self.architecture()],
             str(self.keyring),
         )
-        self.refuse_conflicts(architecture)
+        taken = self.take_over()
         after = {"source": text, "key": wanted_key}
         changed = after != self.before
+        if not self.module.check_mode:
+            for path, (_, switched_off) in taken.items():
+                self.journal.write(path, switched_off.encode(), path.stat().st_mode & 0o777)
         if changed and not self.module.check_mode:
             # The key first: a source whose key is missing breaks apt, a key without a source does nothing.
             if after["key"] != self.before["key"]:
                 self.journal.write(self.keyring, self.fetch_key(wanted_key), 0o644)
             self.journal.write(self.sources, text.encode(), 0o644)
-        return self.result(changed, after, wanted_key)
+        return self.result(changed, after, wanted_key, taken)
 
     def absent(self) -> dict[str, Any]:
         # Only what this module wrote: a person's own docker.sources is not ours to remove.
         ours = self.before["source"].startswith(HEADER)
         after = {"source": "", "key": ""} if ours else self.before
+        back = self.give_back() if ours else {}
         if ours and not self.module.check_mode:
+            for path, (_, switched_on) in back.items():
+                self.journal.write(path, switched_on.encode(), path.stat().st_mode & 0o777)
             self.sources.unlink()
             self.keyring.unlink(missing_ok=True)
-        return self.result(ours, after, "")
+        return self.result(ours, after, "", back)
 
-    def refuse_conflicts(self, architecture: str) -> None:
+    def other_files(self) -> dict[Path, str]:
+        """The sources that are not this module's, with their text."""
         paths = [self.root / "sources.list", *sorted((self.root / "sources.list.d").glob("*"))]
-        files = {str(p): self.read(p) for p in paths if p != self.sources and p.suffix in (".list", ".sources")}
-        wanted = {same_repository(u, s, architecture) for u in self.p["uris"] for s in self.p["suites"]}
-        for path, said in conflicts(files, wanted, str(self.keyring), architecture):
-            error = FleetError("APT_SOURCE_CONFLICT", f"{path}: {said}")
-            found = from_error(error, path=path, own=str(self.sources))
-            self.module.fail_json(msg=message(found), finding=found)
+        return {p: self.read(p) for p in paths if p != self.sources and p.suffix in (".list", ".sources")}
+
+    def wanted(self) -> Wanted:
+        return Wanted(
+            tuple(self.p["uris"] or []),
+            tuple(self.p["suites"] or []),
+            tuple(self.p["components"]),
+            tuple(self.p["replaces"]),
+            self.architecture(),
+        )
+
+    def give_back(self) -> dict[Path, tuple[str, str]]:
+        """Text before and after of files in which this source had switched others off."""
+        wanted = self.wanted()
+        files = {path: (text, give_back(str(path), text, wanted.is_same)) for path, text in self.other_files().items()}
+        return {path: (before, after) for path, (before, after) in files.items() if before != after}
+
+    def take_over(self) -> dict[Path, tuple[str, str]]:
+        """Text before and after of files that name this repository too; refuses what cannot be switched off."""
+        wanted = self.wanted()
+        changes = {}
+        for path, text in self.other_files().items():
+            taken = take(str(path), text, wanted.is_same)
+            for entry in entries(str(path), taken.text):
+                if conflict(entry, wanted, str(self.keyring)):
+                    key = entry.signed_by.strip().splitlines()[0]
+                    error = FleetError("APT_SOURCE_CONFLICT", f"{path}: {entry.uri} {entry.suite} is Signed-By {key}")
+                    found = from_error(error, path=path, own=str(self.sources))
+                    self.module.fail_json(msg=message(found), finding=found)
+            if taken.entries:
+                changes[path] = (text, taken.text)
+        return changes
 
     def fetch_key(self, wanted: str) -> bytes:
         url = self.p["key_url"]
@@ -258,7 +259,13 @@ class Source:
             raise FleetError("KEY_FINGERPRINT_MISMATCH", f"{url} holds {', '.join(found)}; expected {wanted}")
         return armor(dearmor(data))
 
-    def result(self, changed: bool, after: dict[str, str], fingerprint: str) -> dict[str, Any]:
+    def result(
+        self,
+        changed: bool,
+        after: dict[str, str],
+        fingerprint: str,
+        taken: dict[Path, tuple[str, str]] | None = None,
+    ) -> dict[str, Any]:
         diff = [
             {
                 "before_header": str(path),
@@ -270,7 +277,17 @@ class Source:
             if self.before[what] != after[what]
         ]
         files = [str(self.keyring), str(self.sources)]
-        return {"changed": changed, "diff": diff, "fingerprint": fingerprint, "files": files}
+        diff += [
+            {"before_header": str(path), "after_header": str(path), "before": before, "after": changed_to}
+            for path, (before, changed_to) in (taken or {}).items()
+        ]
+        return {
+            "changed": changed or bool(taken),
+            "diff": diff,
+            "fingerprint": fingerprint,
+            "files": files,
+            "taken_over": [str(path) for path in taken or {}],
+        }
 
 
 def main() -> None:
@@ -281,6 +298,7 @@ def main() -> None:
             "suites": {"type": "list", "elements": "str"},
             "components": {"type": "list", "elements": "str", "default": []},
             "architectures": {"type": "list", "elements": "str", "default": []},
+            "replaces": {"type": "list", "elements": "str", "default": []},
             "key_url": {"type": "str", "no_log": False},
             "key_fingerprint": {"type": "str", "no_log": False},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},

@@ -17,9 +17,12 @@ description:
   - Where AppArmor restricts user namespaces (Ubuntu 24.04) and no profile covers rootlesskit, adds one.
 options:
   rootful:
-    description: What to do when a root-owned engine is in use.
+    description:
+      - What to do when a root-owned engine is in use.
+      - V(remove) stops it and its containers in their own time, and keeps it from starting again. Its images, containers
+        and volumes stay where they are, and so do its packages.
     type: str
-    choices: [refuse, keep]
+    choices: [refuse, keep, remove]
     default: refuse
   guard:
     description: >-
@@ -75,6 +78,11 @@ actions:
   elements: str
   returned: success
   sample: ["masked docker.service"]
+was_rootful:
+  description: What the root-owned engine had, where this call ended it; else empty.
+  type: str
+  returned: success
+  sample: "docker.service is active; containers: db, web; data root /var/lib/docker"
 finding:
   description: >-
     Code, cause and remedy of a failure. Codes are ROOTFUL_ENGINE, KUBERNETES_NODE, USER_MISSING and USER_IS_ROOT.
@@ -90,7 +98,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpulab.fleet.plugins.module_utils._docker_api import container_names, get
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from_error, message
+from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding, from_error, message
 from ansible_collections.gpulab.fleet.plugins.module_utils._guarded import UNATTENDED, UNATTENDED_TEXT
 from ansible_collections.gpulab.fleet.plugins.module_utils._journal import FILE, UNIT, Journal
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import account
@@ -133,6 +141,11 @@ def to_mask(units: dict[str, dict[str, str]]) -> list[str]:
     return [name for name in candidates if units[name].get("LoadState") != "masked" and not in_use(units[name])]
 
 
+def maskable(unit: dict[str, str]) -> bool:
+    """A unit that somebody wrote into /etc cannot be masked there; switched off it stays off as well."""
+    return not unit.get("FragmentPath", "").startswith("/etc/systemd/system/")
+
+
 class Host:
     """Reads the host, refuses what must not be touched, changes what differs."""
 
@@ -148,19 +161,28 @@ class Host:
 
     def converge(self) -> dict[str, Any]:
         missing = self.missing_users()
-        units = parse_show(self.systemctl("show", "--property=Id,LoadState,ActiveState,UnitFileState", *UNITS))
+        units = parse_show(
+            self.systemctl("show", "--property=Id,LoadState,ActiveState,UnitFileState,FragmentPath", *UNITS)
+        )
         rootful = any(in_use(units[name]) for name in DOCKER_UNITS)
-        if rootful and self.module.params["rootful"] == "refuse":
-            self.refuse(units)
+        remove = rootful and self.module.params["rootful"] == "remove"
+        was_rootful = ""
+        if rootful and self.module.params["rootful"] != "keep":
+            was_rootful, data_root = self.holdings(units)
+            if not remove:
+                found = from_error(FleetError("ROOTFUL_ENGINE", was_rootful), data_root=data_root)
+                self.module.fail_json(msg=message(found), finding=found)
+            rootful = False
         if not rootful and units["kubelet.service"].get("ActiveState") == "active":
             raise FleetError("KUBERNETES_NODE", "kubelet.service is active")
         # An engine that is kept needs its containerd as well: leave all three.
-        masks = [] if rootful else to_mask(units)
+        masks = [] if rootful else self.end(units) if remove else to_mask(units)
         reload = self.put("etc/systemd/system/user@.service.d/gpulab-delegate.conf", DELEGATION)
         self.guard()
         profile = "etc/apparmor.d/gpulab-rootlesskit"
         if self.needs_profile() and self.put(profile, APPARMOR_PROFILE):
             self.act("loaded the AppArmor profile", ["apparmor_parser", "-r", str(self.root / profile)])
+        masks = [name for name in masks if maskable(units[name])]
         if masks:
             for name in masks:
                 self.journal.add(UNIT, name, units[name].get("UnitFileState", ""))
@@ -179,6 +201,7 @@ class Host:
             "actions": self.actions,
             "diff": self.diff,
             "rootful": rootful,
+            "was_rootful": was_rootful,
             "missing_users": missing,
         }
 
@@ -194,8 +217,31 @@ class Host:
                 missing.append(user)
         return missing
 
-    def refuse(self, units: dict[str, dict[str, str]]) -> None:
-        """Fail, saying what would be lost: the containers and where the data lies."""
+    def end(self, units: dict[str, dict[str, str]]) -> list[str]:
+        """Stop a root-owned engine, the socket that would start it again first; the units that are then masked."""
+        stop = [name for name in ("docker.socket", "docker.service") if in_use(units[name])]
+        for name in stop:
+            self.journal.add(UNIT, name, units[name].get("UnitFileState", ""))
+        self.act(f"stopped {', '.join(stop)}", ["systemctl", "disable", "--now", *stop])
+        masks = [name for name in DOCKER_UNITS if units[name].get("LoadState") != "masked"]
+        containerd = units["containerd.service"]
+        if in_use(containerd) and not self.others_in_containerd():
+            self.journal.add(UNIT, "containerd.service", containerd.get("UnitFileState", ""))
+            self.act("stopped containerd.service", ["systemctl", "disable", "--now", "containerd.service"])
+            masks.append("containerd.service")
+        elif containerd.get("LoadState") != "masked" and not in_use(containerd):
+            masks.append("containerd.service")
+        return masks
+
+    def others_in_containerd(self) -> list[str]:
+        """Namespaces of containerd in which somebody else than Docker runs containers (nerdctl, ctr)."""
+        tasks = self.root / "run/containerd/io.containerd.runtime.v2.task"
+        with contextlib.suppress(OSError):
+            return sorted(space.name for space in tasks.iterdir() if space.name != "moby" and any(space.iterdir()))
+        return []
+
+    def holdings(self, units: dict[str, dict[str, str]]) -> tuple[str, str]:
+        """What a root-owned engine holds, in words (its containers and where the data lies), and its data root."""
         using = [f"{name} is {units[name].get('ActiveState')}" for name in DOCKER_UNITS if in_use(units[name])]
         data_root = self.configured_data_root()
         containers = "it is not running"
@@ -205,9 +251,7 @@ class Host:
                 data_root = get(str(self.root / SOCKET.lstrip("/")), "/info")["DockerRootDir"]
                 names = container_names(str(self.root / SOCKET.lstrip("/")), everything=True)
                 containers = f"containers: {', '.join(names) or 'none'}"
-        error = FleetError("ROOTFUL_ENGINE", f"{'; '.join(using)}; {containers}; data root {data_root}")
-        found = from_error(error, data_root=data_root)
-        self.module.fail_json(msg=message(found), finding=found)
+        return f"{'; '.join(using)}; {containers}; data root {data_root}", data_root
 
     def configured_data_root(self) -> str:
         with contextlib.suppress(OSError, ValueError):
@@ -261,7 +305,7 @@ class Host:
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "rootful": {"type": "str", "choices": ["refuse", "keep"], "default": "refuse"},
+            "rootful": {"type": "str", "choices": ["refuse", "keep", "remove"], "default": "refuse"},
             "guard": {"type": "bool", "default": True},
             "users": {"type": "list", "elements": "str", "default": []},
             "may_create": {"type": "list", "elements": "str", "default": []},
@@ -270,6 +314,9 @@ def main() -> None:
     )
     try:
         result = Host(module).converge()
+        if result["was_rootful"]:
+            found = finding("ROOTFUL_ENGINE_ENDED", result["was_rootful"])
+            module.warn(message(found))
     except FleetError as error:
         found = from_error(error, user=error.detail)
         module.fail_json(msg=message(found), finding=found)

@@ -161,7 +161,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "expected as text": ({"gpulab_gpus_expected": "two"}, "SETTING_INVALID", "gpulab_gpus_expected = two"),
     "an unknown source": ({"rootless_docker_source": "snap"}, "SETTING_INVALID", "rootless_docker_source = snap"),
-    "rootful: remove": ({"rootless_docker_rootful": "remove"}, "SETTING_INVALID", "rootless_docker_rootful = remove"),
+    "rootful: stop": ({"rootless_docker_rootful": "stop"}, "SETTING_INVALID", "rootless_docker_rootful = stop"),
     "a version as a number": ({"rootless_docker_engine_version": 28.5}, "SETTING_INVALID", "engine_version = 28.5"),
     "an old engine": ({"rootless_docker_engine_version": "25.0.5"}, "ENGINE_TOO_OLD", "rootless_docker_engine_version"),
     "an old engine with epoch": ({"rootless_docker_engine_version": "5:24.0-1"}, "ENGINE_TOO_OLD", "5:24.0-1"),

@@ -8,16 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible_collections.gpulab.fleet.plugins.module_utils._apt_takeover import MARK, Entry, entries
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.gpulab.fleet.plugins.module_utils._journal import FILE, Journal
 from ansible_collections.gpulab.fleet.plugins.modules import apt_signed_source as module_under_test
 from ansible_collections.gpulab.fleet.plugins.modules.apt_signed_source import (
     HEADER,
     Source,
-    conflicts,
-    deb822_sources,
-    one_line_sources,
     render,
-    same_repository,
 )
 
 from ..module_utils.openpgp_keys import ONE, ONE_FINGERPRINT, TWO, TWO_FINGERPRINT
@@ -59,6 +57,7 @@ class Host:
             "architectures": [],
             "key_url": f"{URI}/gpg",
             "key_fingerprint": ONE_FINGERPRINT,
+            "replaces": [],
         }
         module: Any = SimpleNamespace(
             params={**defaults, **params},
@@ -157,39 +156,106 @@ def test_a_key_that_apt_cannot_use_is_fetched_again(host: Host, damage: str) -> 
     assert key.stat().st_mode & 0o777 == 0o644
 
 
+OTHER_KEY = "signed-by=/usr/share/keyrings/docker.gpg"
+
+
 @pytest.mark.parametrize(
-    ("name", "text", "refused"),
+    ("name", "text"),
     [
-        ("docker.list", f"deb [arch=amd64 signed-by=/usr/share/keyrings/docker.gpg] {URI} jammy stable\n", True),
-        ("docker.list", f"deb [signed-by=/usr/share/keyrings/docker.gpg] {URI}/ jammy stable\n", True),
-        ("docker.list", f"#deb [signed-by=/usr/share/keyrings/docker.gpg] {URI} jammy stable\n", False),
-        ("docker.list", f"deb [arch=amd64] {URI} jammy stable\n", False),
-        ("docker.list", f"deb [signed-by=OWN] {URI} jammy stable\n", False),
-        ("docker.list", f"deb [signed-by=/usr/share/keyrings/docker.gpg] {URI} noble stable\n", False),
-        ("docker.list.save", f"deb [signed-by=/usr/share/keyrings/docker.gpg] {URI} jammy stable\n", False),
-        ("x.sources", f"Types: deb\nURIs: {URI}\nSuites: noble jammy\nSigned-By: /etc/apt/keyrings/d.gpg\n", True),
-        ("x.sources", f"Enabled: no\nURIs: {URI}\nSuites: jammy\nSigned-By: /etc/apt/keyrings/d.gpg\n", False),
-        ("x.sources", f"URIs: {URI}\nSuites: jammy\nSigned-By:\n -----BEGIN PGP\n .\n", True),
+        ("docker.list", f"deb [arch=amd64 {OTHER_KEY}] {URI} jammy stable\n"),
+        ("docker.list", f"deb [{OTHER_KEY}] {URI}/ jammy stable\n"),
+        ("anything.list", f"deb [arch=amd64] {URI} jammy stable\n"),
+        ("anything.list", f"deb {URI.replace('https', 'http')} jammy stable # by hand\n"),
+        ("x.sources", f"Types: deb\nURIs: {URI}\nSuites: noble jammy\nSigned-By: /etc/apt/keyrings/d.gpg\n"),
+        ("x.sources", f"URIs: {URI}\nSuites: jammy\nSigned-By:\n -----BEGIN PGP\n .\n"),
+        ("x.sources", f"# mine\nEnabled: yes\nURIs: {URI}\nSuites: jammy\n\n\nURIs: http://x\nSuites: y\n"),
     ],
 )
-def test_another_source_for_the_same_repository(host: Host, name: str, text: str, refused: bool) -> None:
+def test_another_source_is_taken_over_and_given_back(host: Host, name: str, text: str) -> None:
+    path = host.root / "sources.list.d" / name
+    path.write_text(text)
+    with_more: dict[str, Any] = {"replaces": [URI]} if "noble" in text else {}
+    predicted = host.source(check=True, **with_more).present()
+    assert path.read_text() == text
+    done = host.source(**with_more).present()
+    assert predicted == done
+    assert done["taken_over"] == [str(path)]
+    assert [d["after_header"] for d in done["diff"]][-1] == str(path)
+    assert URI not in str(entries(str(path), path.read_text()))
+    assert "http://x" in str(entries(str(path), path.read_text())) or "http://x" not in text
+    assert not host.source(**with_more).present()["changed"]
+    kept = Journal().entries(FILE)[str(path)]
+    assert (Journal().folder / kept["backup"]).read_text() == text
+    assert host.source(state="absent", **with_more).absent()["changed"]
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("docker.list", f"#deb [{OTHER_KEY}] {URI} jammy stable\n"),
+        ("docker.list", f"deb [{OTHER_KEY}] {URI} noble stable\n"),
+        ("docker.list", f"deb [signed-by=OWN] {URI} jammy other\n"),
+        ("docker.list.save", f"deb [{OTHER_KEY}] {URI} jammy stable\n"),
+        ("x.sources", f"Enabled: no\nURIs: {URI}\nSuites: jammy\nSigned-By: /etc/apt/keyrings/d.gpg\n"),
+        ("x.sources", f"URIs: http://archive {URI}\nSuites: jammy\n"),
+    ],
+)
+def test_what_is_no_other_source_stays(host: Host, name: str, text: str) -> None:
     text = text.replace("OWN", str(host.root / "keyrings/docker.asc"))
     (host.root / "sources.list.d" / name).write_text(text)
+    assert host.source().present()["taken_over"] == []
+    assert (host.root / "sources.list.d" / name).read_text() == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"URIs: http://archive {URI}\nSuites: jammy\nSigned-By: /k.gpg\n",
+        f"URIs: {URI}\nSuites: jammy\nComponents: main\nSigned-By: /k.gpg\n",
+    ],
+    ids=["other addresses beside it", "other components of one mirror"],
+)
+def test_what_cannot_be_taken_over_and_would_stop_apt_is_refused(host: Host, text: str) -> None:
+    (host.root / "sources.list.d/x.sources").write_text(text)
     before = host.files()
-    if not refused:
-        assert host.source().present()["changed"]
-        return
     for check in (True, False):
         with pytest.raises(Failed, match="APT_SOURCE_CONFLICT") as caught:
             host.source(check=check).present()
-        assert name in str(caught.value)
+        assert "x.sources" in str(caught.value)
     assert host.files() == before
 
 
-def test_the_vendor_s_own_instructions_for_a_flat_repository_conflict() -> None:
-    line = f"deb [signed-by=/usr/share/keyrings/nvidia-container-toolkit-keyring.gpg] {FLAT} /\n"
-    wanted = {same_repository(FLAT.replace("$(ARCH)", "amd64"), "/", "amd64")}
-    assert [path for path, _ in conflicts({"n.list": line}, wanted, "/etc/apt/keyrings/n.asc", "amd64")] == ["n.list"]
+def test_a_line_among_others_is_switched_off_alone(host: Host) -> None:
+    text = f"deb http://archive jammy main\n\n# docker\ndeb {URI} jammy stable\ndeb http://archive jammy-updates main\n"
+    (host.root / "sources.list").write_text(text)
+    host.source().present()
+    assert (host.root / "sources.list").read_text() == text.replace("deb https", f"{MARK} deb https")
+
+
+NVIDIA = "https://nvidia.github.io"
+
+
+def test_old_addresses_of_the_vendor_are_replaced_in_any_suite(host: Host) -> None:
+    text = (
+        f"deb [{OTHER_KEY}] {NVIDIA}/libnvidia-container/stable/deb/$(ARCH) /\n"
+        f"deb [{OTHER_KEY}] {NVIDIA}/libnvidia-container/experimental/deb/$(ARCH) /\n"
+        f"deb {NVIDIA}/nvidia-docker/ubuntu18.04/$(ARCH) /\n"
+        f"deb {NVIDIA}/nvidia-dockerish/ubuntu18.04/$(ARCH) /\n"
+    )
+    path = host.root / "sources.list.d/nvidia-container-toolkit.list"
+    path.write_text(text)
+    flat: dict[str, Any] = {
+        "name": "nvidia-container-toolkit",
+        "uris": ["http://mirror/nvidia/$(ARCH)"],
+        "suites": ["/"],
+        "components": [],
+        "replaces": [f"{NVIDIA}/libnvidia-container", f"{NVIDIA}/nvidia-docker"],
+    }
+    assert host.source(**flat).present()["taken_over"] == [str(path)]
+    assert [entry.uri for entry in entries(str(path), path.read_text())] == [
+        f"{NVIDIA}/nvidia-dockerish/ubuntu18.04/$(ARCH)"
+    ]
 
 
 def test_absent_removes_only_what_it_wrote(host: Host) -> None:
@@ -205,5 +271,7 @@ def test_absent_removes_only_what_it_wrote(host: Host) -> None:
 
 
 def test_parsers_skip_what_is_not_a_source() -> None:
-    assert one_line_sources("\n# deb x y\n deb-src http://a b c\n") == [("http://a", "b", "")]
-    assert deb822_sources("# nothing\n\nTypes: deb\nURIs: a b\nSuites: c\n") == [("a", "c", ""), ("b", "c", "")]
+    lines = entries("a.list", "\n# deb x y\n deb-src [arch=amd64] http://a b c d # e\n")
+    assert lines == [Entry("http://a", "b", ("c", "d"), "")]
+    both = entries("a.sources", "# nothing\n\nTypes: deb\nURIs: a b\nSuites: c\n")
+    assert both == [Entry("a", "c", (), ""), Entry("b", "c", (), "")]

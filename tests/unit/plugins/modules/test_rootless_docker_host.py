@@ -87,7 +87,14 @@ def test_fresh_host_then_nothing_more(tmp_path: Path) -> None:
     assert ["systemctl", "mask", "docker.service", "docker.socket", "containerd.service"] in calls
     assert calls[-1] == ["systemctl", "daemon-reload"]
     second, calls = host(tmp_path, show(docker_service=MASKED, docker_socket=MASKED, containerd_service=MASKED))
-    assert second.converge() == {"changed": False, "actions": [], "diff": [], "rootful": False, "missing_users": []}
+    assert second.converge() == {
+        "changed": False,
+        "actions": [],
+        "diff": [],
+        "rootful": False,
+        "was_rootful": "",
+        "missing_users": [],
+    }
     assert calls == []
 
 
@@ -141,6 +148,51 @@ def test_keep_masks_where_there_is_nothing_to_keep(tmp_path: Path) -> None:
     _, calls = (pair := host(tmp_path, show(), rootful="keep"))
     assert not pair[0].converge()["rootful"]
     assert calls[0][1] == "mask"
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_root_engine_is_ended_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: bool
+) -> None:
+    monkeypatch.setattr(module_under_test, "get", lambda _path, _question: {"DockerRootDir": "/data/docker"})
+    monkeypatch.setattr(module_under_test, "container_names", lambda _path, everything: ["db", "web"])
+    units = {"docker_service": RUNNING, "docker_socket": RUNNING, "containerd_service": RUNNING}
+    ended, calls = host(tmp_path, show(**units), check, rootful="remove")
+    result = ended.converge()
+    assert "containers: db, web; data root /data/docker" in result["was_rootful"]
+    assert not result["rootful"]
+    stopped = [action for action in result["actions"] if action.startswith(("stopped", "masked"))]
+    assert stopped == [
+        "stopped docker.socket, docker.service",
+        "stopped containerd.service",
+        "masked docker.service, docker.socket, containerd.service",
+    ]
+    if check:
+        assert calls == []
+        return
+    # The socket first: it would start the engine again.
+    assert ["systemctl", "disable", "--now", "docker.socket", "docker.service"] in calls
+    assert Journal().entries(UNIT) == dict.fromkeys(
+        ("docker.socket", "docker.service", "containerd.service"), "enabled"
+    )
+
+
+def test_a_containerd_that_others_use_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module_under_test, "get", lambda _path, _question: {})
+    (tmp_path / "run/containerd/io.containerd.runtime.v2.task/default/job").mkdir(parents=True)
+    ended, calls = host(tmp_path, show(docker_service=RUNNING, containerd_service=RUNNING), rootful="remove")
+    ended.converge()
+    assert not [call for call in calls if "containerd.service" in call]
+
+
+def test_a_unit_of_somebodys_own_is_switched_off_and_not_masked(tmp_path: Path) -> None:
+    text = show(docker_service=RUNNING).replace(
+        "Id=docker.service\n", "Id=docker.service\nFragmentPath=/etc/systemd/system/docker.service\n"
+    )
+    ended, calls = host(tmp_path, text, rootful="remove")
+    ended.converge()
+    assert ["systemctl", "disable", "--now", "docker.service"] in calls
+    assert ["systemctl", "mask", "docker.socket", "containerd.service"] in calls
 
 
 def test_a_kubernetes_node_is_refused(tmp_path: Path) -> None:

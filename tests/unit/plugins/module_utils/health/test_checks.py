@@ -137,10 +137,48 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
                 "https://download.docker.com/linux/ubuntu/ jammy stable\n"
             }
         },
+        {"APT_SOURCE_TAKEN_OVER"},
+    ),
+    "two keys for a mirror": (
+        {
+            "files": {f"{SOURCES}/x.list": "deb [signed-by=/k.gpg] http://mirror.lan/docker jammy stable\n"},
+            "settings": {**ALL, "rootless_docker_repository_url": "http://mirror.lan/docker"},
+        },
+        {"APT_SOURCE_TAKEN_OVER"},
+    ),
+    "two keys for somebody else's source": (
+        {
+            "files": {
+                f"{SOURCES}/a.list": "deb [signed-by=/k.gpg] http://archive.lan jammy main\n",
+                f"{SOURCES}/b.sources": "URIs: http://archive.lan/\nSuites: jammy\nSigned-By: /other.gpg\n",
+            }
+        },
         {"APT_SOURCE_CONFLICT"},
     ),
-    "dead source": (
+    "the vendor's source beside the distribution's packages": (
+        {
+            "files": {
+                f"{SOURCES}/docker.list": "deb [signed-by=/k.gpg] https://download.docker.com/linux/ubuntu jammy stable\n"
+            },
+            "settings": {**ALL, "rootless_docker_source": "distribution"},
+        },
+        {"APT_SOURCE_CONFLICT", "ENGINE_OTHER_ORIGIN"},
+    ),
+    "old source of the toolkit": (
         {"files": {f"{SOURCES}/nv.list": "deb https://nvidia.github.io/nvidia-docker/ubuntu18.04/$(ARCH) /\n"}},
+        {"APT_SOURCE_TAKEN_OVER"},
+    ),
+    "dead source": (
+        {
+            "files": {
+                f"{SOURCES}/nv.list": "deb https://nvidia.github.io/nvidia-docker/ubuntu18.04/$(ARCH) /\n",
+                **{f"/sys/bus/pci/devices/0000:07:00.0/{name}": None for name in ("vendor", "class")},
+                "/proc/driver/nvidia/version": None,
+                "/dev/nvidia0": None,
+                "/dev/nvidia1": None,
+            },
+            "settings": {"gpulab_users": {"alice": {}}},
+        },
         {"APT_SOURCE_DEAD"},
     ),
     "dpkg journal": ({"files": {"/var/lib/dpkg/updates/0003": ""}}, {"DPKG_INTERRUPTED"}),
@@ -153,6 +191,11 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "driver upgraded at night": ({"packages": {"unattended-upgrades": "2.8"}}, {"DRIVER_UPGRADES_UNATTENDED"}),
     # engines in the way
     "rootful engine": (ROOTFUL, {"ROOTFUL_ENGINE"}),
+    "rootful engine to end": (
+        {**ROOTFUL, "settings": {**ALL, "rootless_docker_rootful": "remove"}},
+        {"ROOTFUL_ENGINE_ENDED"},
+    ),
+    "rootful engine to keep": ({**ROOTFUL, "settings": {**ALL, "rootless_docker_rootful": "keep"}}, set()),
     "snap": ({"files": {"/snap/docker/2932/meta": ""}}, {"DOCKER_SNAP"}),
     "desktop": ({"packages": {"docker-desktop": "4.50.0-1"}}, {"DOCKER_DESKTOP"}),
     "podman-docker": ({"packages": {"podman-docker": "3.4"}}, {"PODMAN_DOCKER"}),
