@@ -464,6 +464,13 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "remedy": "Mend what it names (often: dpkg --configure -a, apt-get -f install), then run again.",
     },
     # --- engine --------------------------------------------------------------------------------
+    "CA_TOOL_MISSING": {
+        "layer": "packages",
+        "severity": "error",
+        "title": "The host has no tool to trust a certificate authority with",
+        "cause": "gpulab_proxy.ca is to be trusted by the whole host, and the package ca-certificates is not installed.",
+        "remedy": "apt-get install ca-certificates",
+    },
     "ROOTFUL_ENGINE": {
         "layer": "engine",
         "severity": "error",

@@ -22,6 +22,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._findings import find
 from ansible_collections.gpulab.fleet.plugins.module_utils._health import Check, Seen
 from ansible_collections.gpulab.fleet.plugins.module_utils._health_view import HostView, Unreadable
 from ansible_collections.gpulab.fleet.plugins.module_utils._openpgp import fingerprints, normalize
+from ansible_collections.gpulab.fleet.plugins.module_utils._proxy_host import UPDATE
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 # A part of an index's name, and what unpacks it. All of them are in use.
@@ -191,7 +192,15 @@ def _said(error: Exception) -> str:
     return str(error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", "") or error)
 
 
+def authorities(host: HostView) -> Seen:
+    """A host that is to trust an authority has the tool for it."""
+    proxy = facts.dict_of(host.settings.get("gpulab_proxy"))
+    if proxy.get("ca") and not host.exists(UPDATE):
+        yield finding("CA_TOOL_MISSING", f"gpulab_proxy.ca is set, {UPDATE} is not there")
+
+
 CHECKS = (
+    Check("authorities", authorities, ("CA_TOOL_MISSING",), preflight=True),
     Check(
         "repositories",
         repositories,

@@ -15,6 +15,19 @@ PEM = "-----BEGIN CERTIFICATE-----"
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
+# The option of every module that takes a proxy.
+OPTION: dict[str, Any] = {
+    "type": "dict",
+    "default": {},
+    "options": {
+        "http": {"type": "str", "default": ""},
+        "https": {"type": "str", "default": ""},
+        "no_proxy": {"type": "raw"},
+        "ca": {"type": "str", "default": ""},
+    },
+}
+
+
 class Proxy(NamedTuple):
     """What gpulab_proxy says; every part may be empty."""
 
@@ -46,6 +59,12 @@ def environment(proxy: Proxy) -> dict[str, str]:
     """Variables that urllib, curl and most programs read."""
     named = {"http_proxy": proxy.http, "https_proxy": proxy.https, "no_proxy": ",".join(proxy.no_proxy)}
     return {name: value for name, value in named.items() if value}
+
+
+def passwords(proxy: Proxy) -> set[str]:
+    """What must not be shown of the proxy's addresses."""
+    found = (urllib.parse.urlsplit(address).password for address in (proxy.http, proxy.https))
+    return {password for password in found if password}
 
 
 def apt_settings(proxy: Proxy) -> str:

@@ -120,6 +120,7 @@ class Engine:
         self.check = check
         self.upgraded = check and upgraded  # a package upgrade that is only predicted leaves no other trace
         self.registries: list[dict[str, Any]] = []
+        self.client: dict[str, Any] = {}  # what goes into the CLI's config.json besides: a proxy for containers
         self.actions: list[str] = []
         self.diff: list[dict[str, str]] = []
         self.stale: list[str] = []  # why the running engine is not what its files say
@@ -174,7 +175,9 @@ class Engine:
             if not self.check:
                 write_atomic(self.state_file, settings.render(state).encode(), 0o600, 0o700)
         if merged != existing:
-            self.put(self.daemon_json, text, settings.render(merged), 0o644)
+            after = settings.render(merged)
+            # The address of a proxy may hold its password.
+            self.put(self.daemon_json, text, after, 0o600 if settings.redact(after) != after else 0o644)
             self.stale.append("daemon.json was changed")
 
     def read_state(self) -> dict[str, Any]:
@@ -237,7 +240,7 @@ class Engine:
         config = self.cli_config
         text = read(config)
         present = settings.parse(text, str(config), "CLI_CONFIG_INVALID")
-        after = self.with_logins({**present, "currentContext": "rootless"}, config)
+        after = self.with_client(self.with_logins({**present, "currentContext": "rootless"}, config))
         if after != present:
             # May hold registry credentials: never in a diff.
             self.put(config, text, cli_style(after), 0o600, diff=False)
@@ -255,6 +258,20 @@ class Engine:
             state = {**state, "schema": SCHEMA, "registries": record}
             write_atomic(self.state_file, settings.render(state).encode(), 0o600, 0o700)
         return after
+
+    def with_client(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The CLI's configuration with ours merged in; what the user had in its place comes back when ours goes."""
+        state = self.read_state()
+        kept = state.get("client") or {"ours": {}, "original": {}}
+        original = kept["original"] if kept["ours"] else {key: config[key] for key in self.client if key in config}
+        merged = settings.merge(config, self.client, kept["ours"])
+        if not self.client:
+            merged = settings.overlay(original, merged)
+        record = {"ours": self.client, "original": original if self.client else {}}
+        if record != kept and not self.check:
+            state = {**state, "schema": SCHEMA, "client": record}
+            write_atomic(self.state_file, settings.render(state).encode(), 0o600, 0o700)
+        return merged
 
     # --- service -------------------------------------------------------------------------------
 

@@ -48,6 +48,28 @@ options:
     type: list
     elements: str
     default: []
+  proxy:
+    description:
+      - What lies between the host and everything outside it, the variable C(gpulab_proxy) through the filter
+        P(gpulab.fleet.proxy_settings#filter).
+    type: dict
+    default: {}
+    suboptions:
+      http:
+        description: Address of the proxy for http.
+        type: str
+        default: ""
+      https:
+        description: Address of the proxy for https; the other's when empty.
+        type: str
+        default: ""
+      no_proxy:
+        description: Names that are reached without a proxy, a list or one text with commas.
+        type: raw
+      ca:
+        description: Certificates of authorities to trust, as PEM text.
+        type: str
+        default: ""
   key_url:
     description: Address of the signing key, armored or binary.
     type: str
@@ -112,6 +134,7 @@ finding:
 """
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +145,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from_error, message
 from ansible_collections.gpulab.fleet.plugins.module_utils._journal import Journal
 from ansible_collections.gpulab.fleet.plugins.module_utils._openpgp import armor, dearmor, fingerprints, normalize
+from ansible_collections.gpulab.fleet.plugins.module_utils._proxy import OPTION, environment, passwords, proxy_from
 
 HEADER = "# Kept by gpulab.fleet (apt_signed_source); changes made here are overwritten."
 
@@ -250,6 +274,9 @@ class Source:
 
     def fetch_key(self, wanted: str) -> bytes:
         url = self.p["key_url"]
+        proxy = proxy_from(self.p["proxy"])
+        self.module.no_log_values.update(passwords(proxy))
+        os.environ.update(environment(proxy))  # which fetch_url reads; apt has settings of its own
         response, info = fetch_url(self.module, url, timeout=30)
         if info["status"] != 200 and not (response and url.startswith("file:")):
             raise FleetError("KEY_UNREACHABLE", f"{url}: {info['msg']}")
@@ -299,6 +326,7 @@ def main() -> None:
             "components": {"type": "list", "elements": "str", "default": []},
             "architectures": {"type": "list", "elements": "str", "default": []},
             "replaces": {"type": "list", "elements": "str", "default": []},
+            "proxy": OPTION,
             "key_url": {"type": "str", "no_log": False},
             "key_fingerprint": {"type": "str", "no_log": False},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},

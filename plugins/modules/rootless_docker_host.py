@@ -30,6 +30,28 @@ options:
       C(/etc/apt/apt.conf.d). V(false) takes that file away.
     type: bool
     default: true
+  proxy:
+    description:
+      - What lies between the host and everything outside it, the variable C(gpulab_proxy) through the filter
+        P(gpulab.fleet.proxy_settings#filter).
+    type: dict
+    default: {}
+    suboptions:
+      http:
+        description: Address of the proxy for http.
+        type: str
+        default: ""
+      https:
+        description: Address of the proxy for https; the other's when empty.
+        type: str
+        default: ""
+      no_proxy:
+        description: Names that are reached without a proxy, a list or one text with commas.
+        type: raw
+      ca:
+        description: Certificates of authorities to trust, as PEM text.
+        type: str
+        default: ""
   users:
     description: Users that must exist, or it is an error before anything is changed.
     type: list
@@ -96,11 +118,22 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.gpulab.fleet.plugins.module_utils._daemon_json import redact
 from ansible_collections.gpulab.fleet.plugins.module_utils._docker_api import container_names, get
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding, from_error, message
 from ansible_collections.gpulab.fleet.plugins.module_utils._guarded import UNATTENDED, UNATTENDED_TEXT
 from ansible_collections.gpulab.fleet.plugins.module_utils._journal import FILE, UNIT, Journal
+from ansible_collections.gpulab.fleet.plugins.module_utils._proxy import OPTION, passwords, proxy_from
+from ansible_collections.gpulab.fleet.plugins.module_utils._proxy_host import (
+    AUTHORITIES,
+    STORE,
+    UPDATE,
+    mode_of,
+    present_files,
+    store_entries,
+    wanted_files,
+)
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import account
 
 DOCKER_UNITS = ("docker.service", "docker.socket")
@@ -179,6 +212,7 @@ class Host:
         masks = [] if rootful else self.end(units) if remove else to_mask(units)
         reload = self.put("etc/systemd/system/user@.service.d/gpulab-delegate.conf", DELEGATION)
         self.guard()
+        self.proxy()
         profile = "etc/apparmor.d/gpulab-rootlesskit"
         if self.needs_profile() and self.put(profile, APPARMOR_PROFILE):
             self.act("loaded the AppArmor profile", ["apparmor_parser", "-r", str(self.root / profile)])
@@ -223,6 +257,9 @@ class Host:
         for name in stop:
             self.journal.add(UNIT, name, units[name].get("UnitFileState", ""))
         self.act(f"stopped {', '.join(stop)}", ["systemctl", "disable", "--now", *stop])
+        if not self.module.check_mode:
+            # An engine that did not end within its unit's time would count as failed from now on.
+            self.systemctl("reset-failed", *stop)
         masks = [name for name in DOCKER_UNITS if units[name].get("LoadState") != "masked"]
         containerd = units["containerd.service"]
         if in_use(containerd) and not self.others_in_containerd():
@@ -296,6 +333,34 @@ class Host:
         self.diff.append({"before_header": str(path), "after_header": str(path), "before": before, "after": text})
         return True
 
+    def proxy(self) -> None:
+        """apt's way out and the authorities that the host trusts: as they are to be, or gone."""
+        proxy = proxy_from(self.module.params["proxy"])
+        self.module.no_log_values.update(passwords(proxy))
+        wanted, present = wanted_files(proxy), present_files(self.root)
+        changed = [name for name in sorted({*wanted, *present}) if wanted.get(name) != present.get(name)]
+        for name in changed:
+            path, before, after = self.root / name, present.get(name, ""), wanted.get(name, "")
+            if after:
+                self.journal.write(path, after.encode(), mode_of(after))
+            elif not self.module.check_mode:
+                path.unlink()
+            self.actions.append(f"{'wrote' if after else 'removed'} {path}")
+            shown = {"before": redact(before), "after": redact(after)}
+            self.diff.append({"before_header": str(path), "after_header": str(path), **shown})
+        if any(name.startswith(AUTHORITIES) for name in changed):
+            self.trust()
+
+    def trust(self) -> None:
+        """Have the trust store made anew, and keep in the journal what is in it now that was not."""
+        if not Path(UPDATE).exists():
+            raise FleetError("CA_TOOL_MISSING", f"{UPDATE} is not there")
+        self.journal.keep_file(self.root / STORE / "ca-certificates.crt")
+        before = store_entries(self.root)
+        self.act("made the trust store anew", [UPDATE])
+        for name in sorted(store_entries(self.root) - before):
+            self.journal.add(FILE, str(self.root / STORE / name))
+
     def act(self, action: str, command: list[str]) -> None:
         if not self.module.check_mode:
             self.module.run_command(command, check_rc=True)
@@ -307,6 +372,7 @@ def main() -> None:
         argument_spec={
             "rootful": {"type": "str", "choices": ["refuse", "keep", "remove"], "default": "refuse"},
             "guard": {"type": "bool", "default": True},
+            "proxy": OPTION,
             "users": {"type": "list", "elements": "str", "default": []},
             "may_create": {"type": "list", "elements": "str", "default": []},
         },

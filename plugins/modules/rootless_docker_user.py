@@ -64,6 +64,28 @@ options:
             description: Its password or token.
             type: str
             required: true
+  proxy:
+    description:
+      - What lies between the host and everything outside it, the variable C(gpulab_proxy) through the filter
+        P(gpulab.fleet.proxy_settings#filter).
+    type: dict
+    default: {}
+    suboptions:
+      http:
+        description: Address of the proxy for http.
+        type: str
+        default: ""
+      https:
+        description: Address of the proxy for https; the other's when empty.
+        type: str
+        default: ""
+      no_proxy:
+        description: Names that are reached without a proxy, a list or one text with commas.
+        type: raw
+      ca:
+        description: Certificates of authorities to trust, as PEM text.
+        type: str
+        default: ""
   limits:
     description:
       - C(cpus) (a number) and C(memory) (a size such as V(64G)) for everything that the user runs, containers included.
@@ -218,12 +240,23 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpulab.fleet.plugins.module_utils import _data_root, _user_limits
 from ansible_collections.gpulab.fleet.plugins.module_utils._apt import below
-from ansible_collections.gpulab.fleet.plugins.module_utils._daemon_json import FLAG_SPELLINGS
+from ansible_collections.gpulab.fleet.plugins.module_utils._daemon_json import FLAG_SPELLINGS, overlay
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding, from_error, message
 from ansible_collections.gpulab.fleet.plugins.module_utils._floors import ENGINE_FLOOR, accepted, dotted
+<<<<<<< HEAD
 from ansible_collections.gpulab.fleet.plugins.module_utils._journal import ENGINE, FILE, LINGER, TREE, Journal
 from ansible_collections.gpulab.fleet.plugins.module_utils._leaving import Leaving
+=======
+from ansible_collections.gpulab.fleet.plugins.module_utils._journal import FILE, LINGER, TREE, Journal
+from ansible_collections.gpulab.fleet.plugins.module_utils._proxy import (
+    OPTION,
+    client_settings,
+    daemon_settings,
+    passwords,
+    proxy_from,
+)
+>>>>>>> ac2454a (wip)
 from ansible_collections.gpulab.fleet.plugins.module_utils._rootless_engine import Busy, Engine, parse_properties, read
 from ansible_collections.gpulab.fleet.plugins.module_utils._subid import COUNT, of_user, parse
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account, account, as_user
@@ -289,7 +322,11 @@ class RootlessUser:
         check = self.module.check_mode
         runtime = str(RUNTIMES / self.name) if params["nvidia_runtime"] else ""
         spec_dir = params["cdi_spec_dir"] or ""
-        engine = Engine(user, params["daemon"], spec_dir, check, params["upgraded"], runtime)
+        proxy = proxy_from(params["proxy"])
+        self.module.no_log_values.update(passwords(proxy))
+        daemon = overlay(daemon_settings(proxy), params["daemon"])
+        engine = Engine(user, daemon, spec_dir, check, params["upgraded"], runtime)
+        engine.client = client_settings(proxy)
         engine.busy = Busy(params["when_busy"], params["busy_timeout"], params["resume"], params["resume_timeout"])
         engine.registries = params["registries"]
         return engine
@@ -426,6 +463,7 @@ def main() -> None:
                     },
                 },
             },
+            "proxy": OPTION,
             "limits": {"type": "dict", "default": {}},
             "create_home": {"type": "bool", "default": False},
             "upgraded": {"type": "bool", "default": False},

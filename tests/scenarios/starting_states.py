@@ -31,7 +31,7 @@ def old_source(site: Site, key: str = "/usr/share/keyrings/docker-archive-keyrin
 def vendor_engine(site: Site, version: str) -> None:
     """The vendor's packages, which start an engine of root's."""
     names = " ".join(f"{name}=5:{version}-1~ubuntu.22.04~jammy" for name in PACKAGES)
-    site.ssh(f"{INSTALL} {names} containerd.io docker-buildx-plugin docker-compose-plugin uidmap dbus-user-session >&2")
+    site.ssh(f"{INSTALL} {names} containerd.io docker-buildx-plugin docker-compose-plugin uidmap dbus-user-session slirp4netns iptables >&2")
 
 
 def openpi_scripts(site: Site) -> None:
@@ -55,7 +55,7 @@ def openpi_scripts(site: Site) -> None:
 def rootful_work(site: Site) -> None:
     """A container of root's engine with a volume."""
     site.ssh(
-        f"{IMAGE} | docker import - work:1 >/dev/null && docker run -d --name training -v results:/results work:1 "
+        f"{IMAGE} | docker import - work:1 >/dev/null && docker run -d --init --name training -v results:/results work:1 "
         "sleep 1d >/dev/null && echo weights > /var/lib/docker/volumes/results/_data/model"
     )
 

@@ -58,10 +58,12 @@ class Host:
             "key_url": f"{URI}/gpg",
             "key_fingerprint": ONE_FINGERPRINT,
             "replaces": [],
+            "proxy": {},
         }
         module: Any = SimpleNamespace(
             params={**defaults, **params},
             check_mode=check,
+            no_log_values=set(),
             fail_json=fail,
             run_command=lambda argv, check_rc: (0, "amd64\n", ""),
         )

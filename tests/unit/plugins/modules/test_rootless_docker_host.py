@@ -45,7 +45,7 @@ def host(root: Path, answer: str, check: bool = False, **params: Any) -> tuple[H
 
     def run(argv: list[str], check_rc: bool) -> tuple[int, str, str]:
         assert check_rc
-        if argv[1] != "show":
+        if argv[1:2] != ["show"]:
             calls.append(argv)
         return 0, answer, ""
 
@@ -53,8 +53,9 @@ def host(root: Path, answer: str, check: bool = False, **params: Any) -> tuple[H
         raise Failed(result["msg"])
 
     module: Any = SimpleNamespace(
-        params={"rootful": "refuse", "guard": False, "users": [], "may_create": [], **params},
+        params={"rootful": "refuse", "guard": False, "proxy": {}, "users": [], "may_create": [], **params},
         check_mode=check,
+        no_log_values=set(),
         run_command=run,
         fail_json=fail,
     )
@@ -263,3 +264,42 @@ def test_unattended_upgrades_are_barred_and_let_in_again_by_the_same_switch(tmp_
     assert host(tmp_path, masked)[0].converge()["changed"] and not path.exists()
     assert str(path) not in Journal().entries(FILE)
     assert not host(tmp_path, masked)[0].converge()["changed"]
+
+
+PEM = "-----BEGIN CERTIFICATE-----\nMII=\n-----END CERTIFICATE-----"
+PROXY = {"http": "http://me:hunter2@proxy:3128", "ca": f"{PEM}\n{PEM}\n"}
+APT_PROXY = "etc/apt/apt.conf.d/95gpulab-proxy"
+MASKED_UNITS = {"docker_service": MASKED, "docker_socket": MASKED, "containerd_service": MASKED}
+
+
+def test_a_proxy_and_its_authorities_come_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = tmp_path / "etc/ssl/certs"
+    store.mkdir(parents=True)
+    (store / "ca-certificates.crt").write_text("all of them\n")
+    monkeypatch.setattr(module_under_test, "UPDATE", "/bin/true")
+    predicted = host(tmp_path, show(**MASKED_UNITS), check=True, proxy=PROXY)[0].converge()
+    first, calls = host(tmp_path, show(**MASKED_UNITS), proxy=PROXY)
+    done = first.converge()
+    assert predicted == done
+    assert "hunter2" not in str(done)
+    assert "hunter2" in first.module.no_log_values
+    assert ["/bin/true"] in calls
+    apt = tmp_path / APT_PROXY
+    assert 'Acquire::https::Proxy "http://me:hunter2@proxy:3128";' in apt.read_text()
+    assert apt.stat().st_mode & 0o777 == 0o600
+    names = [f"usr/local/share/ca-certificates/gpulab-{number}.crt" for number in (1, 2)]
+    assert all((tmp_path / name).read_text() == f"{PEM}\n" for name in names)
+    assert str(store / "ca-certificates.crt") in Journal().entries(FILE)
+    second, calls = host(tmp_path, show(**MASKED_UNITS), proxy=PROXY)
+    assert not second.converge()["changed"]
+    gone, calls = host(tmp_path, show(**MASKED_UNITS))
+    assert gone.converge()["changed"]
+    assert ["/bin/true"] in calls
+    assert not apt.exists() and not any((tmp_path / name).exists() for name in names)
+    assert not host(tmp_path, show(**MASKED_UNITS))[0].converge()["changed"]
+
+
+def test_an_authority_needs_its_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module_under_test, "UPDATE", "/no/such")
+    with pytest.raises(FleetError, match="CA_TOOL_MISSING"):
+        host(tmp_path, show(), proxy={"ca": PEM})[0].converge()

@@ -189,6 +189,10 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"DPKG_INTERRUPTED"},
     ),
     "driver upgraded at night": ({"packages": {"unattended-upgrades": "2.8"}}, {"DRIVER_UPGRADES_UNATTENDED"}),
+    "an authority and no tool": (
+        {"settings": {**ALL, "gpulab_proxy": {"ca": "x"}}},
+        {"CA_TOOL_MISSING", "SETTING_INVALID"},
+    ),
     # engines in the way
     "rootful engine": (ROOTFUL, {"ROOTFUL_ENGINE"}),
     "rootful engine to end": (
