@@ -31,7 +31,9 @@ def old_source(site: Site, key: str = "/usr/share/keyrings/docker-archive-keyrin
 def vendor_engine(site: Site, version: str) -> None:
     """The vendor's packages, which start an engine of root's."""
     names = " ".join(f"{name}=5:{version}-1~ubuntu.22.04~jammy" for name in PACKAGES)
-    site.ssh(f"{INSTALL} {names} containerd.io docker-buildx-plugin docker-compose-plugin uidmap dbus-user-session slirp4netns iptables >&2")
+    site.ssh(
+        f"{INSTALL} {names} containerd.io docker-buildx-plugin docker-compose-plugin uidmap dbus-user-session slirp4netns iptables >&2"
+    )
 
 
 def openpi_scripts(site: Site) -> None:

@@ -394,3 +394,38 @@ def test_the_unit() -> None:
     assert "iptables" not in UNIT
     assert [line for line in lines if line.startswith("[")] == ["[Unit]", "[Service]", "[Install]"]
     assert "StartLimitBurst" in UNIT.split("[Service]")[0]  # in [Service] systemd ignores it
+
+
+CLIENT = {"proxies": {"default": {"httpProxy": "http://p:3128"}}}
+
+
+@pytest.mark.parametrize(
+    "own", [None, {"tcp://other": {"httpProxy": "http://o"}}, {"default": {"httpProxy": "http://mine"}}]
+)
+def test_the_clients_proxy_comes_and_goes(manager: Manager, own: dict[str, Any] | None) -> None:
+    config = manager.user.home / ".docker" / "config.json"
+    config.parent.mkdir()
+    before = {"psFormat": "x", "currentContext": "rootless", **({"proxies": own} if own else {})}
+    config.write_text(json.dumps(before), encoding="utf-8")
+
+    def converge(client: dict[str, Any]) -> list[str]:
+        engine = manager.engine()
+        engine.client = client
+        engine.converge_context()
+        return [action for action in engine.actions if "config.json" in action]
+
+    converge(CLIENT)
+    after = json.loads(config.read_text(encoding="utf-8"))
+    assert after["proxies"]["default"] == {"httpProxy": "http://p:3128"}
+    assert after["psFormat"] == "x"
+    assert converge(CLIENT) == []
+    assert converge({}) != []
+    assert json.loads(config.read_text(encoding="utf-8")) == before
+    assert converge({}) == []
+
+
+def test_settings_with_a_password_are_the_users_alone(manager: Manager) -> None:
+    engine = manager.engine(daemon={"proxies": {"http-proxy": "http://me:hunter2@p:3128"}})
+    engine.converge_settings()
+    assert engine.daemon_json.stat().st_mode & 0o777 == 0o600
+    assert "hunter2" not in str(engine.diff)
