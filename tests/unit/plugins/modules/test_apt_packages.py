@@ -32,6 +32,7 @@ class Host:
         self.also_removed: list[str] = []
         self.also_installed: list[str] = []
         self.warnings: list[str] = []
+        self.unreadable = False
 
     def run(
         self, argv: list[str], environ_update: dict[str, str] | None = None, check_rc: bool = False
@@ -42,6 +43,8 @@ class Host:
             return int(len(rows) < len(argv) - 4), "".join(rows), ""
         assert environ_update is None or environ_update["LC_ALL"] == "C"
         if argv[0] == "apt-cache":
+            if self.unreadable:
+                return 100, "", "E: Conflicting values set for option Signed-By\n"
             return 0, "".join(self.policy(n) for n in argv[2:] if n in self.offered), ""
         if argv[:2] == ["dpkg", "--compare-versions"]:
             return int(not argv[2] < argv[4]), "", ""
@@ -426,3 +429,13 @@ def test_staging_fetches_and_changes_nothing(host: Host, work: list[str]) -> Non
     assert not result["changed"] and result["findings"] == [] and host.marks() == []
     assert result["pending"] == {"docker-ce": {"from": OLD, "to": NEW}}
     assert [c for c in host.applied() if "install" in c and "--download-only" not in c] == []
+
+
+def test_sources_that_only_the_run_puts_right_do_not_stop_check_mode(host: Host) -> None:
+    host.unreadable = True
+    result = host.converge(check=True)
+    assert result["changed"]
+    assert result["removed"] == ["docker.io"]
+    assert "Conflicting values" in host.warnings[0]
+    with pytest.raises(FleetError, match="PACKAGE_INSTALL_FAILED"):
+        host.converge()

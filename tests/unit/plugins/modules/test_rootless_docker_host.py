@@ -44,7 +44,7 @@ def host(root: Path, answer: str, check: bool = False, **params: Any) -> tuple[H
     calls: list[list[str]] = []
 
     def run(argv: list[str], check_rc: bool) -> tuple[int, str, str]:
-        assert check_rc
+        assert check_rc or argv[1] == "reset-failed"  # which fails for units that are not loaded
         if argv[1:2] != ["show"]:
             calls.append(argv)
         return 0, answer, ""
