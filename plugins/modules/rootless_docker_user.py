@@ -244,11 +244,8 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._daemon_json import F
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding, from_error, message
 from ansible_collections.gpulab.fleet.plugins.module_utils._floors import ENGINE_FLOOR, accepted, dotted
-<<<<<<< HEAD
 from ansible_collections.gpulab.fleet.plugins.module_utils._journal import ENGINE, FILE, LINGER, TREE, Journal
 from ansible_collections.gpulab.fleet.plugins.module_utils._leaving import Leaving
-=======
-from ansible_collections.gpulab.fleet.plugins.module_utils._journal import FILE, LINGER, TREE, Journal
 from ansible_collections.gpulab.fleet.plugins.module_utils._proxy import (
     OPTION,
     client_settings,
@@ -256,7 +253,6 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._proxy import (
     passwords,
     proxy_from,
 )
->>>>>>> ac2454a (wip)
 from ansible_collections.gpulab.fleet.plugins.module_utils._rootless_engine import Busy, Engine, parse_properties, read
 from ansible_collections.gpulab.fleet.plugins.module_utils._subid import COUNT, of_user, parse
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account, account, as_user
