@@ -147,6 +147,11 @@ def driver_expected(root: Path) -> bool:
         return False
 
 
+def is_jetson(root: Path) -> bool:
+    """A board whose GPU is part of its processor: its driver comes with its system, and lists what it needs in files."""
+    return any((root / mark).exists() for mark in ("etc/nv_tegra_release", "sys/module/tegra_fuse"))
+
+
 def wait_for_driver(root: Path, seconds: float) -> None:
     """At boot: give the driver time to come up, but never hold the users' logins for long."""
     deadline = time.monotonic() + seconds
@@ -157,6 +162,8 @@ def wait_for_driver(root: Path, seconds: float) -> None:
 def ensure_uvm(root: Path, tools: Tools) -> None:
     """Have /dev/nvidia-uvm before the GPUs are described: nvidia-ctk leaves it out silently when it is missing."""
     node = root / "dev/nvidia-uvm"
+    if is_jetson(root):
+        return  # which has no such node
     attempts = (
         ["nvidia-modprobe", "-c0", "-u"],
         ["modprobe", "nvidia-uvm"],
@@ -210,10 +217,12 @@ FAILURES = (
 )
 
 
-def describe(tools: Tools, gpus: Sequence[str] = ()) -> Spec:
+def describe(tools: Tools, gpus: Sequence[str] = (), jetson: bool = False) -> Spec:
     """The CDI spec that nvidia-ctk makes, of all GPUs or of these, as data."""
     argv = ["nvidia-ctk", "--quiet", "cdi", "generate", "--format", "json"]
-    for gpu in gpus:
+    if jetson:
+        argv += ["--mode", "csv"]  # knows one GPU, and takes no names of it
+    for gpu in () if jetson else gpus:
         argv += ["--device-id", gpu]
     done = tools.run(argv)
     if done.returncode != 0:
@@ -307,7 +316,7 @@ def check_spec(spec: Spec, root: Path) -> list[Finding]:
     findings: list[Finding] = []
     if not device_names(spec):
         findings.append(Finding("GPU_NODES_MISSING", "the spec lists no device"))
-    if "/dev/nvidia-uvm" not in nodes:
+    if "/dev/nvidia-uvm" not in nodes and not is_jetson(root):
         findings.append(Finding("UVM_MISSING", "/dev/nvidia-uvm is not in the spec"))
     if not any(Path(path).name.startswith("libcuda.so.") for path in files):
         findings.append(Finding("CDI_SPEC_INCOMPLETE", "libcuda.so is not among the spec's mounts"))
@@ -397,7 +406,7 @@ class Generator:
     def spec(self, gpus: Sequence[str] = ()) -> Spec:
         key = tuple(gpus)
         if key not in self.made:
-            made = without_service_sockets(describe(self.tools, key))
+            made = without_service_sockets(describe(self.tools, key, is_jetson(self.root)))
             lacking = set(key) - set(device_names(made))
             if lacking:
                 raise Trouble("CDI_GENERATION_FAILED", f"nvidia-ctk left out {', '.join(sorted(lacking))}")

@@ -20,7 +20,9 @@ def gpu_presence(root: Path = Path("/")) -> dict[str, Any]:
     """
     pci = sorted(device.name for device in (root / "sys/bus/pci/devices").glob("*") if _is_gpu(device))
     driver = sorted(gpu.name for gpu in (root / "proc/driver/nvidia/gpus").glob("*"))
-    nodes = sorted(f"/dev/{node.name}" for node in (root / "dev").glob("nvidia[0-9]*"))
+    # The last two are those of Jetson boards, whose GPU is on no bus.
+    found = [node for name in ("nvidia[0-9]*", "nvhost-gpu", "nvgpu/igpu*") for node in (root / "dev").glob(name)]
+    nodes = sorted(f"/{node.relative_to(root)}" for node in found)
     return {"present": bool(pci or driver or nodes), "pci": pci, "driver": driver, "nodes": nodes}
 
 

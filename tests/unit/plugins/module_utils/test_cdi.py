@@ -83,6 +83,23 @@ def test_a_user_with_all(host: Host) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["nvidia.json"]
 
 
+def test_a_jetson_is_described_from_the_files_of_its_system(host: Host) -> None:
+    """As nvidia-ctk's csv mode does it: one GPU, no uvm node, nothing to name it by."""
+    edits = {"deviceNodes": [{"path": "/dev/nvhost-gpu"}], "mounts": [mount(LIBCUDA)]}
+    names = [{"name": name, "containerEdits": edits} for name in ("0", "all")]
+    host.describe({"cdiVersion": "0.5.0", "kind": "nvidia.com/gpu", "devices": names, "containerEdits": {}})
+    host.file("/etc/nv_tegra_release", "# R36 (release)")
+    host.file("/dev/nvhost-gpu", mode=0o666)
+    for gone in ("nvidia0", "nvidia1", "nvidia-uvm", "nvidia-uvm-tools", "nvidiactl"):
+        (host.root / "dev" / gone).unlink()
+    for gpus in ("all", [0]):
+        report = generate(host, {"mara": gpus})
+        assert report.findings == []
+        assert report.specs["mara"]["devices"] == ["0", "all"]
+    assert host.calls
+    assert all("--mode csv" in call and "--device-id" not in call for call in host.calls)
+
+
 def test_a_second_run_writes_nothing(host: Host) -> None:
     users = {"mara": "all", "bo": [1]}
     generate(host, users)

@@ -54,3 +54,12 @@ def test_control_nodes_alone_are_no_gpu(tmp_path: Path) -> None:
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev/nvidiactl").touch()
     assert gpu_presence(tmp_path)["present"] is False
+
+
+@pytest.mark.parametrize("node", ["nvhost-gpu", "nvgpu/igpu0"])
+def test_a_jetson_has_a_gpu_on_no_bus(tmp_path: Path, node: str) -> None:
+    (tmp_path / "dev" / node).parent.mkdir(parents=True)
+    (tmp_path / "dev" / node).touch()
+    found = gpu_presence(tmp_path)
+    assert found["present"]
+    assert found["nodes"] == [f"/dev/{node}"]
