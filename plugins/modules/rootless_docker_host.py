@@ -349,15 +349,16 @@ class Host:
             shown = {"before": redact(before), "after": redact(after)}
             self.diff.append({"before_header": str(path), "after_header": str(path), **shown})
         if any(name.startswith(AUTHORITIES) for name in changed):
-            self.trust()
+            self.trust(fewer=any(name in present and name not in wanted for name in changed))
 
-    def trust(self) -> None:
+    def trust(self, fewer: bool) -> None:
         """Have the trust store made anew, and keep in the journal what is in it now that was not."""
         if not Path(UPDATE).exists():
             raise FleetError("CA_TOOL_MISSING", f"{UPDATE} is not there")
         self.journal.keep_file(self.root / STORE / "ca-certificates.crt")
         before = store_entries(self.root)
-        self.act("made the trust store anew", [UPDATE])
+        # Without --fresh the links of certificates that are gone stay.
+        self.act("made the trust store anew", [UPDATE, "--fresh"] if fewer else [UPDATE])
         for name in sorted(store_entries(self.root) - before):
             self.journal.add(FILE, str(self.root / STORE / name))
 

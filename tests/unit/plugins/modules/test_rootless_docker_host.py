@@ -294,7 +294,7 @@ def test_a_proxy_and_its_authorities_come_and_go(tmp_path: Path, monkeypatch: py
     assert not second.converge()["changed"]
     gone, calls = host(tmp_path, show(**MASKED_UNITS))
     assert gone.converge()["changed"]
-    assert ["/bin/true"] in calls
+    assert ["/bin/true", "--fresh"] in calls
     assert not apt.exists() and not any((tmp_path / name).exists() for name in names)
     assert not host(tmp_path, show(**MASKED_UNITS))[0].converge()["changed"]
 
