@@ -113,7 +113,8 @@ def toolkit_version() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     state, version = done.stdout[:3], done.stdout[3:].strip()
-    return version if state.startswith("ii") and version else None
+    # The first letter is what is wanted of it: i, or h for a package on hold.
+    return version if state[1:2] == "i" and version else None
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -122,3 +122,11 @@ def test_a_host_without_gpus_got_no_toolkit_and_no_proof(host: Any, gpus: list[s
     assert not host.package("nvidia-container-toolkit-base").is_installed
     assert not host.file("/var/lib/gpulab/proof.json").exists
     assert not host.file("/var/lib/gpulab/cdi").exists
+
+
+def test_nobody_upgrades_engine_and_toolkit_by_the_way(host: Any) -> None:
+    held = set(host.check_output("apt-mark showhold").split())
+    guarded = {"docker-ce", "docker.io", "containerd", "containerd.io", "nvidia-container-toolkit-base"}
+    assert {name for name in guarded if host.package(name).is_installed} <= held
+    barred = host.check_output("apt-config dump Unattended-Upgrade::Package-Blacklist")
+    assert "docker-ce" in barred and "libnvidia-" in barred

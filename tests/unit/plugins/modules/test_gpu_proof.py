@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -76,3 +77,14 @@ def test_a_failure_tells_cause_and_remedy_first() -> None:
     )
     assert text.index("cause:") < text.index("remedy:") < text.index("FAIL    containers")
     assert "NO_GPU" not in text
+
+
+@pytest.mark.parametrize(
+    ("answer", "version"),
+    [("ii 1.20.0-1", "1.20.0-1"), ("hi 1.20.0-1", "1.20.0-1"), ("rc 1.20.0-1", None), ("un ", None), ("", None)],
+)
+def test_the_toolkit_s_version_is_known_on_hold_too(
+    monkeypatch: pytest.MonkeyPatch, answer: str, version: str | None
+) -> None:
+    monkeypatch.setattr("subprocess.run", lambda *_args, **_options: SimpleNamespace(stdout=answer))
+    assert gpu_proof.toolkit_version() == version
