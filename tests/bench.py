@@ -93,6 +93,7 @@ def main() -> int:
 
         proof = prove(site)
         bad += report(f"proof of two GPUs within 2.0 s ({proof:.2f} s)", proof <= 2.0)
+        bad += further_user(site, users, again)
         bad += deploy(site, users)
         resources(site)
     finally:
@@ -147,14 +148,44 @@ def deploy(site: Site, users: dict[str, Any]) -> int:
     return bad
 
 
-def resources(site: Site) -> None:
-    """Resident memory of an idle engine, and what the probe image takes."""
+def further_user(site: Site, users: dict[str, Any], one: float) -> int:
+    """What a second user costs: seconds of a converged run over those of one user's, memory and disk."""
+    site.set({**users, "gpulab_users": {**users["gpulab_users"], "guest": {"gpus": [1]}}})
+    site.run().ok()
+    proofs: list[float] = []
+
+    def again() -> Result:
+        result = site.run().ok()
+        items = [item for task in result.tasks for item in task["result"].get("results", [])]
+        proofs.extend(item["seconds"] for item in items if item.get("user") == "guest" and "steps" in item)
+        return result
+
+    two, twos, result = median(again)
+    own = statistics.median(proofs)
+    row("converged run with a second user", two, f"{two - one:.2f} s more, {own:.2f} s of it proof; {spread(twos)}")
+    bad = report("a second user changes nothing in a second run", result.changed == [])
+    bad += report(f"a second user adds at most its proof and 1 s ({two - one - own:.2f} s)", two - one - own <= 1)
+    memory(site, "guest")
+    disk = int(site.ssh("du -sxm --total ~guest /var/lib/gpulab/cdi/guest | tail -1").split()[0])
+    print(f"  {'disk of a further user (home with probe image)':<58} {disk:8.0f} MiB")
+    site.set(users)
+    site.run().ok()
+    return bad
+
+
+def memory(site: Site, user: str) -> None:
+    """Resident memory of an idle engine."""
     rss = site.ssh(
-        "for p in $(pgrep -u trainer -x 'dockerd|containerd|rootlesskit|slirp4netns|exe'); do "
+        f"for p in $(pgrep -u {user} -x 'dockerd|containerd|rootlesskit|slirp4netns|exe'); do "
         "awk '/^Rss:/ {s += $2} END {print s}' /proc/$p/smaps_rollup; done"
     )
     total = sum(int(line) for line in rss.split()) / 1024
-    print(f"  {'resident memory of one user engine (idle processes)':<58} {total:8.0f} MiB")
+    print(f"  {f'resident memory of the engine of {user} (idle processes)':<58} {total:8.0f} MiB")
+
+
+def resources(site: Site) -> None:
+    """What an engine and the probe image take."""
+    memory(site, "trainer")
     size = site.login("trainer", "docker image inspect -f '{{.Size}}' $(docker images -q gpulab/probe | head -1)")
     print(f"  {'probe image':<58} {int(size) / 2**20:8.1f} MiB")
 

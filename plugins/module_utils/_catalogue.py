@@ -767,6 +767,19 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "cause": "Whoever is in it is root on this host as soon as a root-owned engine runs. Nobody is put there by us.",
         "remedy": "gpasswd -d {user} docker (it takes effect at the next login)",
     },
+    "DOCKER_HOST_NOT_SET": {
+        "layer": "users",
+        "severity": "warning",
+        "title": "The users' sessions have no DOCKER_HOST",
+        "cause": (
+            "pam-auth-update leaves files alone that an administrator has edited by hand. docker itself finds the "
+            "engine by its context; SDKs and editors do not."
+        ),
+        "remedy": (
+            "Run pam-auth-update and choose the profile of gpulab.fleet, or set rootless_docker_docker_host: false and "
+            "DOCKER_HOST in some other way."
+        ),
+    },
     "LIMIT_UNENFORCEABLE": {
         "layer": "users",
         "severity": "error",

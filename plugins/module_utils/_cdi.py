@@ -301,6 +301,14 @@ def without_service_sockets(spec: Spec) -> Spec:
     return spec
 
 
+def without_modes(spec: Spec) -> Spec:
+    """Leave out the nodes' modes, which no rootless engine uses: a spec is not to change when a node is closed."""
+    for edits in all_edits(spec):
+        for node in edits.get("deviceNodes") or []:
+            node.pop("fileMode", None)
+    return spec
+
+
 def check_spec(spec: Spec, root: Path) -> list[Finding]:
     """Holes that nvidia-ctk passes over with exit code 0, and nodes that a rootless container cannot open."""
     nodes: set[str] = set()
@@ -393,10 +401,13 @@ def is_installed(path: Path, text: str) -> bool:
 class Generator:
     """Makes and installs the specs of all users; nvidia-ctk runs once for each distinct set of GPUs."""
 
-    def __init__(self, root: Path = Path("/"), tools: Tools | None = None, check: bool = False) -> None:
+    def __init__(
+        self, root: Path = Path("/"), tools: Tools | None = None, check: bool = False, closed: bool | None = None
+    ) -> None:
         self.root = root
         self.tools = tools or Tools()
         self.check = check
+        self.closed = (root / SHARES.lstrip("/")).exists() if closed is None else closed
         self.seen = signature(root)
         self.made: dict[tuple[str, ...], Spec] = {}
 
@@ -407,6 +418,8 @@ class Generator:
         key = tuple(gpus)
         if key not in self.made:
             made = without_service_sockets(describe(self.tools, key, is_jetson(self.root)))
+            if self.closed:
+                made = without_modes(made)
             lacking = set(key) - set(device_names(made))
             if lacking:
                 raise Trouble("CDI_GENERATION_FAILED", f"nvidia-ctk left out {', '.join(sorted(lacking))}")

@@ -201,7 +201,7 @@ class Away:
     def restore_files(self) -> None:
         known: dict[str, Any] = self.state.get("original", {}).get("files", {})
         spare = self.engine.unit.with_name("docker.service.before-gpulab")
-        for path in (self.engine.link, self.engine.unit, self.engine.context):
+        for path in (self.engine.link, self.engine.unit, self.engine.context, self.engine.socket_link):
             before = known.get(str(path))
             if _home_record.kept(path) == before:
                 continue

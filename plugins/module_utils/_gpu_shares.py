@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import pwd
@@ -26,7 +27,7 @@ import stat
 import struct
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -199,12 +200,27 @@ def settle(root: Path) -> list[str]:
         settings = json.loads((root / SETTINGS.lstrip("/")).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return []
+    with only_one(root):
+        return settle_all(root, settings["openers"])
+
+
+@contextlib.contextmanager
+def only_one(root: Path) -> Iterator[None]:
+    """One at a time: what was read of the specs before another run's changes must not be acted on after them."""
+    path = root / "run/gpulab/shares.lock"
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def settle_all(root: Path, openers: Mapping[str, list[int]]) -> list[str]:
     said = []
     if left_alone(root):
         if parameters(root) and "nvidia-uvm" not in text(root / "proc/devices"):
             subprocess.run(["modprobe", "nvidia-uvm"], check=False, stdin=subprocess.DEVNULL)
         said = [f"{node}: made" for node in make_missing(root)]
-    for node, entries in differing(plan(root, settings["openers"])).items():
+    for node, entries in differing(plan(root, openers)).items():
         give(node, entries)
         said.append(f"{node}: for {', '.join(str(who) for tag, _, who in entries if tag == USER) or 'nobody'}")
     return said

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.gpulab.fleet.plugins.module_utils import _gpu_shares, _undo
+from ansible_collections.gpulab.fleet.plugins.module_utils import _docker_host_env, _gpu_shares, _undo
 from ansible_collections.gpulab.fleet.plugins.module_utils._apt import QUERY_FORMAT, complaints
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._journal import (
@@ -82,6 +82,7 @@ class HostUndo:
         self.holds()
         self.packages()
         self.open_nodes()
+        self.docker_host()
         self.files()
         self.units_back()
         self.sysctls()
@@ -89,6 +90,11 @@ class HostUndo:
         self.tell()
         self.end()
         return {"changed": bool(self.actions), "actions": self.actions, "diff": self.diff, "left": self.left}
+
+    def docker_host(self) -> None:
+        """The sessions of users without DOCKER_HOST, while the profile that says so is still there."""
+        if f"/{_docker_host_env.PROFILE}" in self.journal.entries(FILE):
+            self.act("no DOCKER_HOST any more (PAM)", *_docker_host_env.update("--remove", "gpulab"))
 
     # --- units --------------------------------------------------------------------------------------------
 

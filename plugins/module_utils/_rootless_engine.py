@@ -22,7 +22,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils import _daemon_json a
 from ansible_collections.gpulab.fleet.plugins.module_utils import _home_record, _registries, _work
 from ansible_collections.gpulab.fleet.plugins.module_utils._docker_api import get
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.gpulab.fleet.plugins.module_utils._files import write_atomic
+from ansible_collections.gpulab.fleet.plugins.module_utils._files import make_folders, write_atomic
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account, run
 
 SCHEMA = 1
@@ -134,6 +134,7 @@ class Engine:
         digest = hashlib.sha256(b"rootless").hexdigest()  # the folder's name is the CLI's own convention
         self.context = user.home / ".docker" / "contexts" / "meta" / digest / "meta.json"
         self.cli_config = user.home / ".docker" / "config.json"
+        self.socket_link = user.home / ".docker" / "run" / "docker.sock"
         self.state_file = _home_record.state_folder(user.home) / "rootless_docker_user.json"
 
     def converge(self) -> dict[str, Any]:
@@ -237,6 +238,7 @@ class Engine:
         if present.get("Endpoints", {}).get("docker", {}).get("Host") != endpoint["Host"]:
             context = {"Name": "rootless", "Metadata": {}, "Endpoints": {"docker": endpoint}}
             self.put(meta, text, settings.render(context), 0o644, diff=False)
+        self.converge_link(self.socket_link)
         config = self.cli_config
         text = read(config)
         present = settings.parse(text, str(config), "CLI_CONFIG_INVALID")
@@ -248,6 +250,16 @@ class Engine:
             self.actions.append(f"closed {config} to others")
             if not self.check:
                 config.chmod(0o600)
+
+    def converge_link(self, link: Path) -> None:
+        """The socket by a name below the home, for a DOCKER_HOST that is the same text for everybody."""
+        if link.is_symlink() and link.readlink() == self.user.socket:
+            return
+        if not self.check:
+            make_folders(link.parent, 0o700)
+            link.unlink(missing_ok=True)
+            link.symlink_to(self.user.socket)
+        self.actions.append(f"linked {link}")
 
     def with_logins(self, config: dict[str, Any], path: Path) -> dict[str, Any]:
         """The CLI's configuration with the inventory's registry logins; what is ours is kept in the state."""
@@ -424,7 +436,7 @@ def original(engine: Engine) -> dict[str, Any]:
     """How a home is before the engine comes."""
     home = engine.user.home
     buildx = home / ".docker" / "buildx"  # the CLI's own notes about builds
-    files = [engine.unit, engine.link, engine.context]
+    files = [engine.unit, engine.link, engine.context, engine.socket_link]
     folders = [*files, engine.daemon_json, engine.cli_config, engine.state_file, home / ".local" / "share" / "docker"]
     config = settings.parse(read(engine.cli_config), str(engine.cli_config), "CLI_CONFIG_INVALID")
     return {

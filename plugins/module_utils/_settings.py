@@ -181,6 +181,7 @@ VARIABLES: dict[str, Kind] = {
     "rootless_docker_repository_key_fingerprint": FINGERPRINT,
     "rootless_docker_rootful": _one_of("refuse", "keep", "remove"),
     "rootless_docker_daemon": MAPPING,
+    "rootless_docker_docker_host": SWITCH,
     "nvidia_container_toolkit_version": VERSION,
     "nvidia_container_toolkit_repository_url": URL,
     "nvidia_container_toolkit_repository_key_url": URL,

@@ -224,18 +224,23 @@ class CdiSpec:
     def present(self) -> None:
         root = Path("/")
         users = _cdi.parse_users(self.module.params["users"])
-        generator = _cdi.Generator(root, check=self.check)
+        enforced = self.module.params["shares"] == "enforced"
+        generator = _cdi.Generator(root, check=self.check, closed=enforced)
         installed = generator.tools.has("nvidia-ctk")
         if not installed:
             self.without_toolkit()
         if installed and users:
             users = self.settle(users, generator)
+        openers = self.openers(users) if enforced else {}
         files = {
             _cdi.PROGRAM: inspect.getsource(_cdi),
             _cdi.SETTINGS: settings_text(users),
             **SYSTEM_UNITS,
             **USER_UNITS,
+            **(_gpu_shares_host.files(openers, inspect.getsource(_gpu_shares)) if enforced else {}),
         }
+        if not enforced:
+            self.open_nodes()
         written = [path for path, text in files.items() if self.write(path, text)]
         self.reload(written, users)
         if written:
@@ -258,10 +263,8 @@ class CdiSpec:
             self.take(self.generate(generator, users), sorted(users))
         else:
             self.foretell(users)
-        if self.module.params["shares"] == "enforced":
-            self.close_nodes(users)
-        else:
-            self.open_nodes()
+        if enforced:
+            self.close_nodes(openers)
 
     def persistence(self, units: Units) -> None:
         unit = units.get(DAEMON, {})
@@ -319,20 +322,15 @@ class CdiSpec:
 
     # --- shares ----------------------------------------------------------------------------------
 
-    def close_nodes(self, users: Mapping[str, _cdi.Gpus]) -> None:
+    def close_nodes(self, openers: Mapping[str, list[int]]) -> None:
         """Each node for those whose spec names it; after the specs, which say who that is."""
-        root, openers = Path("/"), self.openers(users)
-        files = _gpu_shares_host.files(openers, inspect.getsource(_gpu_shares))
-        written = [path for path, text in files.items() if self.write(path, text)]
-        if set(written) & set(_gpu_shares_host.DROP_INS):
-            self.systemctl("daemon-reload")
+        root = Path("/")
         self.actions += [f"close {node}" for node in _gpu_shares.differing(_gpu_shares.plan(root, openers))]
         if not self.check:
             _gpu_shares.settle(root)
         if not _gpu_shares.left_alone(root):
-            self.findings.append(
-                _cdi.Finding("GPU_SHARES_PENDING", "ModifyDeviceFiles: 1 in /proc/driver/nvidia/params")
-            )
+            seen = "ModifyDeviceFiles: 1 in /proc/driver/nvidia/params"
+            self.findings.append(_cdi.Finding("GPU_SHARES_PENDING", seen))
 
     def open_nodes(self) -> None:
         files = [path for path in _gpu_shares_host.files({}, "") if Path(path).exists()]
@@ -417,7 +415,7 @@ class CdiSpec:
 
     def reload(self, files: Iterable[str], users: Iterable[str]) -> None:
         """Have systemd, and the users' managers that are up, read units that were written or removed."""
-        if any(path in SYSTEM_UNITS for path in files):
+        if any(path in SYSTEM_UNITS or path in _gpu_shares_host.DROP_INS for path in files):
             self.systemctl("daemon-reload")
         if any(path in USER_UNITS for path in files):
             for user in users:

@@ -62,6 +62,12 @@ options:
     type: list
     elements: str
     default: []
+  docker_host:
+    description:
+      - Whether C(DOCKER_HOST) points to their own engine in everything that PAM starts for O(users) and O(may_create),
+        such as logins, commands over SSH, cron jobs and services. Without it only C(docker) finds the engine, by its context.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: Predicts without changing.
@@ -118,6 +124,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.gpulab.fleet.plugins.module_utils import _docker_host_env
 from ansible_collections.gpulab.fleet.plugins.module_utils._daemon_json import redact
 from ansible_collections.gpulab.fleet.plugins.module_utils._docker_api import container_names, get
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
@@ -228,6 +235,8 @@ class Host:
                     "after": "".join(f"{name} masked\n" for name in masks),
                 }
             )
+        params = self.module.params
+        _docker_host_env.settle(self, [*params["users"], *params["may_create"]] if params["docker_host"] else [])
         if reload:
             self.act("reloaded systemd", ["systemctl", "daemon-reload"])
         return {
@@ -314,13 +323,8 @@ class Host:
         """What unattended-upgrades may not touch, there or not there as asked for."""
         if self.module.params["guard"]:
             self.put(UNATTENDED, UNATTENDED_TEXT)
-        elif (path := self.root / UNATTENDED).is_file():
-            self.actions.append(f"removed {path}")
-            text = path.read_text(encoding="utf-8")
-            self.diff.append({"before_header": str(path), "after_header": str(path), "before": text, "after": ""})
-            if not self.module.check_mode:
-                path.unlink()
-                self.journal.drop(FILE, str(path))
+        else:
+            self.take_away(UNATTENDED)
 
     def put(self, name: str, text: str) -> bool:
         """Write a file when it differs; says whether it did."""
@@ -362,6 +366,18 @@ class Host:
         for name in sorted(store_entries(self.root) - before):
             self.journal.add(FILE, str(self.root / STORE / name))
 
+    def take_away(self, name: str) -> None:
+        """Remove a file of ours."""
+        path = self.root / name
+        if not path.exists():
+            return
+        self.actions.append(f"removed {path}")
+        before = path.read_text(encoding="utf-8")
+        self.diff.append({"before_header": str(path), "after_header": str(path), "before": before, "after": ""})
+        if not self.module.check_mode:
+            path.unlink()
+            self.journal.drop(FILE, str(path))
+
     def act(self, action: str, command: list[str]) -> None:
         if not self.module.check_mode:
             self.module.run_command(command, check_rc=True)
@@ -376,6 +392,7 @@ def main() -> None:
             "proxy": OPTION,
             "users": {"type": "list", "elements": "str", "default": []},
             "may_create": {"type": "list", "elements": "str", "default": []},
+            "docker_host": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

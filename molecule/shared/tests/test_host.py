@@ -44,7 +44,8 @@ def test_every_user_has_a_rootless_engine_in_a_login_shell(host: Any, users: dic
         assert ps.rc == 0, ps.stderr
         security = json.loads(login(host, user, "docker info --format '{{json .SecurityOptions}}'").stdout)
         assert any("rootless" in option for option in security), security
-        assert login(host, user, "docker context show").stdout.strip() == "rootless"
+        # By its context for the CLI, by DOCKER_HOST for all else; the variable is what `context show` then speaks of.
+        assert login(host, user, "env -u DOCKER_HOST docker context show").stdout.strip() == "rootless"
 
 
 def test_engines_come_up_by_themselves(host: Any, users: dict[str, Any]) -> None:
@@ -130,3 +131,13 @@ def test_nobody_upgrades_engine_and_toolkit_by_the_way(host: Any) -> None:
     assert {name for name in guarded if host.package(name).is_installed} <= held
     barred = host.check_output("apt-config dump Unattended-Upgrade::Package-Blacklist")
     assert "docker-ce" in barred and "libnvidia-" in barred
+
+
+def test_where_shares_are_enforced_nobody_opens_anothers_gpu(host: Any, users: dict[str, Any], gpus: list[str]) -> None:
+    """Asked of the device itself, past engine and spec."""
+    if host.ansible.get_variables().get("gpulab_gpu_shares") != "enforced":
+        pytest.skip("shares are cooperative")
+    for user, entry in users.items():
+        for index, gpu in enumerate(gpus):
+            opened = login(host, user, f"python3 -c \"open('/dev/nvidia{index}', 'r+b')\"")
+            assert (opened.rc == 0) == (gpu in assigned(entry, gpus)), f"{user}, GPU {index}: {opened.stderr}"

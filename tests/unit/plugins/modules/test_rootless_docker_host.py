@@ -53,7 +53,15 @@ def host(root: Path, answer: str, check: bool = False, **params: Any) -> tuple[H
         raise Failed(result["msg"])
 
     module: Any = SimpleNamespace(
-        params={"rootful": "refuse", "guard": False, "proxy": {}, "users": [], "may_create": [], **params},
+        params={
+            "rootful": "refuse",
+            "guard": False,
+            "proxy": {},
+            "users": [],
+            "may_create": [],
+            "docker_host": False,
+            **params,
+        },
         check_mode=check,
         no_log_values=set(),
         run_command=run,
@@ -303,3 +311,30 @@ def test_an_authority_needs_its_tool(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module_under_test, "UPDATE", "/no/such")
     with pytest.raises(FleetError, match="CA_TOOL_MISSING"):
         host(tmp_path, show(), proxy={"ca": PEM})[0].converge()
+
+
+def test_docker_host_comes_and_goes_with_its_variable(tmp_path: Path) -> None:
+    stacks = [tmp_path / "etc/pam.d" / f"common-{kind}" for kind in ("session", "session-noninteractive")]
+    stacks[0].parent.mkdir(parents=True)
+    for stack in stacks:
+        stack.write_text("session required pam_unix.so\n")
+    answer = show(docker_service=MASKED, docker_socket=MASKED, containerd_service=MASKED)
+    on: dict[str, Any] = {"docker_host": True, "may_create": ["mara"]}
+    names, profile = tmp_path / "etc/gpulab/docker-users", tmp_path / "usr/share/pam-configs/gpulab"
+
+    assert host(tmp_path, answer, check=True, **on)[0].converge()["changed"] and not names.exists()
+    it, calls = host(tmp_path, answer, **on)
+    it.converge()
+    assert names.read_text() == "mara\n" and ["pam-auth-update", "--package"] in [call[2:] for call in calls]
+    assert str(profile) in Journal().entries(FILE)
+    for stack in stacks:  # what pam-auth-update does
+        stack.write_text(stack.read_text() + profile.read_text())
+    assert not host(tmp_path, answer, **on)[0].converge()["changed"]
+
+    it, calls = host(tmp_path, answer)
+    it.converge()
+    assert not names.exists() and not profile.exists()
+    assert ["pam-auth-update", "--package", "--remove", "gpulab"] in [call[2:] for call in calls]
+    for stack in stacks:
+        stack.write_text("session required pam_unix.so\n")
+    assert not host(tmp_path, answer)[0].converge()["changed"]
