@@ -109,6 +109,7 @@ def test_one_user_leaves_then_the_host_goes_back(hosts: Hosts) -> None:
     assert site.run(RESET, *PURGE_ALL).ok().changed == []
 
 
+@pytest.mark.chaos
 def test_an_interrupted_reset_goes_on_where_it_was(hosts: Hosts) -> None:
     site = hosts.site("scn-reset-d", {"gpulab_users": {"trainer": {"gpus": "all"}}}, "--identity", "debian-12")
     site.ssh("mkdir -p /etc/docker && echo '{\"debug\": true}' > /etc/docker/daemon.json")
