@@ -168,6 +168,8 @@ class Away:
             return
         config = settings.parse(text, str(path), "CLI_CONFIG_INVALID")
         after = _registries.merge(config, {}, self.state.get("registries", {}), str(path))[0]
+        client = self.state.get("client") or {"ours": {}, "original": {}}
+        after = settings.overlay(client["original"], settings.merge(after, {}, client["ours"]))
         if after.get("currentContext") == "rootless":
             del after["currentContext"]
             if original.get("currentContext"):

@@ -85,6 +85,22 @@ def test_what_was_there_is_there_to_the_letter(user: Account, files: dict[str, s
     assert tree(user.home) == before
 
 
+@pytest.mark.parametrize("text", ["", '{"proxies": {"default": {"httpProxy": "http://mine:1"}}}'])
+def test_the_proxy_for_containers_goes_and_the_users_own_comes_back(user: Account, text: str) -> None:
+    path = user.home / ".docker" / "config.json"
+    if text:
+        path.parent.mkdir()
+        path.write_text(text)
+    before = tree(user.home)
+    engine = Engine(user, {}, "", check=False)
+    engine.client = {"proxies": {"default": {"httpProxy": "http://site:3128"}}}
+    engine.converge_settings()
+    engine.converge_context()
+    assert "site:3128" in path.read_text()
+    go(user)
+    assert tree(user.home) == before
+
+
 def test_what_the_user_changed_meanwhile_stays(user: Account) -> None:
     come(user, debug=True)
     path = user.home / ".config/docker/daemon.json"
