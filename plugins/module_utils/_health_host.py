@@ -127,11 +127,14 @@ def data_roots(host: HostView) -> Seen:
     """Where images and containers will lie: a local file system of the user's own."""
     for account in facts.interesting_accounts(host)[0]:
         try:
-            roots = [facts.engine(host, account).data_root, facts.wanted_data_root(host, account.name)]
-            for root in dict.fromkeys(root for root in roots if root):
-                yield from _data_root(host, account, root)
+            yield from _data_root(host, account, _root_to_be(host, account))
         except Unreadable as error:
             yield error
+
+
+def _root_to_be(host: HostView, account: Account) -> str:
+    """Where the inventory wants the data; where it does not say, where they are."""
+    return facts.wanted_data_root(host, account.name) or facts.engine(host, account).data_root
 
 
 def _data_root(host: HostView, account: Account, root: str) -> Seen:
@@ -157,7 +160,7 @@ def room(host: HostView) -> Seen:
     paths = ["/", "/var"]
     for account in facts.interesting_accounts(host)[0]:
         try:
-            paths.append(facts.engine(host, account).data_root)
+            paths.append(_root_to_be(host, account))
         except Unreadable as error:
             yield error
     told = set()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+import tempfile
+from pathlib import Path
 
 from .site import Site, lab
 
@@ -37,10 +40,9 @@ def vendor_engine(site: Site, version: str) -> None:
 
 
 def openpi_scripts(site: Site) -> None:
-    """Engine of root's, its user in the group docker, the toolkit's full package as the engine's runtime."""
+    """Engine of root's, the toolkit's full package as its runtime (they also put the user into the group docker)."""
     old_source(site)
     vendor_engine(site, "28.5.2")
-    site.ssh("usermod -aG docker trainer")
     url = f"{mirror()['url']}/libnvidia-container"
     keyring = "/usr/share/keyrings/nvidia-container-toolkit-keyring.asc"
     site.ssh(
@@ -114,3 +116,22 @@ def in_the_way(site: Site) -> None:
         "dpkg -i --force-depends /root/desktop.deb >/dev/null 2>&1\n"
         "printf '[Service]\\nExecStart=/bin/sleep 1d\\n' > /etc/systemd/system/kubelet.service; systemctl start kubelet"
     )
+
+
+STATES = {
+    each.__name__: each
+    for each in (openpi_scripts, rootful_work, old_source, rootless_by_hand, broken_apt, podman_docker)
+}
+
+
+def main() -> None:
+    """Bring a host of the lab into states by name: HOST STATE..."""
+    host, *names = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as folder:
+        site = Site(Path(folder), [host], {})
+        for name in names:
+            STATES[name](site)
+
+
+if __name__ == "__main__":
+    main()

@@ -49,6 +49,7 @@ def site(hosts: Hosts) -> Site:
 
 def test_what_openpis_scripts_leave_is_refused_then_taken_over(site: Site) -> None:
     made.openpi_scripts(site)
+    site.ssh("usermod -aG docker trainer")
     made.rootful_work(site)
     before = state(site)
     refused = site.run()

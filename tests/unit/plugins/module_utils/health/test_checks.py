@@ -121,6 +121,13 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"files": {"/proc/self/mountinfo": mounts("nfs4 filer:/home")}},
         {"DATA_ROOT_NETWORK_FS"},
     ),
+    "home on NFS and the data elsewhere": (
+        {
+            "files": {"/proc/self/mountinfo": mounts("nfs4 filer:/home")},
+            "settings": {"gpulab_users": {"alice": {"gpus": "all", "daemon": {"data-root": "/scratch/alice"}}}},
+        },
+        set(),
+    ),
     "data root of root's": (
         {"nodes": {"/home/alice/.local/share/docker": {"uid": 0}}},
         {"DATA_ROOT_NOT_OWNED"},
