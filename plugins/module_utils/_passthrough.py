@@ -31,7 +31,8 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from
 
 # Two containers at a time for each core: starting one is as much waiting as work.
 WORKERS_PER_CORE = 2
-SECOND_LOOKS = 3
+# Seconds of rest before each second look at a low bandwidth: other work comes in bursts.
+SECOND_LOOKS = (0.0, 0.5, 1.0, 2.0, 3.0)
 
 
 def probe_source() -> str:
@@ -318,9 +319,10 @@ class Passthrough:
         start = ran.seconds - sum(step["seconds"] for step in answer["steps"])
         judged.extend(_proof.judge_gpu(answer, gpu, others, start, settings.user))
         ratio = _proof.bandwidth_ratio(answer, host or {})
-        for _attempt in range(SECOND_LOOKS):
+        for rest in SECOND_LOOKS:
             if ratio is None or ratio >= settings.bandwidth_ratio_min:
                 break
+            time.sleep(rest)
             # Measured beside other containers, on a machine with other work: only what stays low is low.
             answer, host = self.measured_alone(gpu, answer, host)
             ratio = _proof.bandwidth_ratio(answer, host or {})
