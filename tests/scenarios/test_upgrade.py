@@ -13,7 +13,7 @@ from .site import Result, Site, lab
 
 HOST = "scn-upgrade"
 # The stand-in driver copies with the machine's processor, and these tests are about versions.
-SITE = {**ONE_USER, "gpu_verify_bandwidth_ratio_min": 0}
+SITE = ONE_USER
 OLD = {
     **SITE,
     "rootless_docker_engine_version": "26.1.5",
