@@ -1,10 +1,18 @@
-"""A site's proxy: the only way out of a host, and one that opens TLS with an authority of its own."""
+"""A site's proxy: the only way out of a host, and one that opens TLS with an authority of its own.
+
+As a program (Molecule's): `python -m tests.scenarios.site_proxy FOLDER MIRROR` serves until it is ended and writes
+FOLDER/proxy.json {url, port, ca, pid} once it does.
+"""
 
 from __future__ import annotations
 
 import http.server
+import json
+import os
+import signal
 import ssl
 import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.parse
@@ -123,3 +131,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         pass
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    running = SiteProxy(folder, sys.argv[2])
+    about = {"url": running.url, "port": running.port, "ca": str(running.ca), "pid": os.getpid()}
+    (folder / "proxy.new").write_text(json.dumps(about), encoding="utf-8")
+    (folder / "proxy.new").rename(folder / "proxy.json")
+    signal.sigwait({signal.SIGTERM, signal.SIGINT})
