@@ -96,6 +96,25 @@ def test_an_engine_set_up_by_hand_and_a_broken_apt(hosts: Hosts) -> None:
     site.ssh("apt-get -qq update")
 
 
+def test_a_root_engine_that_is_kept_has_the_gpus_too(hosts: Hosts) -> None:
+    """Both engines on one host, each with the GPUs, and no switch that one of them has to pay for."""
+    site = hosts.site("states-keep")
+    made.old_source(site)
+    made.vendor_engine(site, "28.5.2")
+    made.rootful_work(site)
+    started = site.ssh("docker inspect -f '{{.State.StartedAt}}' training")
+    converges(site, {**ONE_USER, "rootless_docker_rootful": "keep"})
+    assert site.ssh("docker inspect -f '{{.State.StartedAt}}' training") == started
+    image, _ = site.probe()
+    site.ssh(f"su - trainer -c 'docker save {image}' | docker load && docker tag {image} probe:1")
+    smi = "docker run --rm --network none --entrypoint nvidia-smi --device nvidia.com/gpu=1 {} -L"
+    for seen in (site.ssh(smi.format("probe:1")), site.login("trainer", smi.format(image))):
+        assert seen.count("GPU-") == 1
+        assert "GPU-12345678-1234-1234-1234-123456780001" in seen
+    assert "no-cgroups = true" not in site.ssh("cat /etc/nvidia-container-runtime/config.toml 2>&1", check=False)
+    assert site.ssh("systemctl is-enabled docker.service").strip() == "enabled"
+
+
 def test_what_cannot_be_worked_beside_is_refused_by_name(hosts: Hosts) -> None:
     site = hosts.site("states-three")
     made.in_the_way(site)
