@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests import python310
+
 from .conftest import Hosts
 from .site import LAB, ROOT, Site
 
 PASSWORD = "correct horse"
-
-
-def python310() -> Path | None:
-    """Where a Python 3.10 is installed on this machine, as Ubuntu 22.04 has it; no suite of Debian's does."""
-    candidates = [shutil.which("python3.10"), *Path.home().glob(".pyenv/versions/3.10.*/bin/python3.10")]
-    for python in filter(None, candidates):
-        ask = [str(python), "-c", "import sys; print(sys.base_prefix)"]
-        answer = subprocess.run(ask, capture_output=True, text=True, check=False)
-        if answer.returncode == 0 and answer.stdout.strip() != "/usr":
-            return Path(answer.stdout.strip())
-    return None
+# A whole one of its own; the system's could not be taken along.
+PYTHON_310 = python310.prefix() if python310.prefix() != Path("/usr") else None
 
 
 def give_python310(site: Site, prefix: Path) -> None:
@@ -42,8 +34,8 @@ def give_python310(site: Site, prefix: Path) -> None:
 def workstation(hosts: Hosts) -> Site:
     """A bare host whose user has the committed tree, the lab's mirror as settings, and must type a password for sudo."""
     site = hosts.site("scn-boot")
-    if prefix := python310():
-        give_python310(site, prefix)
+    if PYTHON_310:
+        give_python310(site, PYTHON_310)
     tree = subprocess.run(["git", "-C", str(ROOT), "archive", "HEAD"], check=True, capture_output=True).stdout
     site.login("trainer", "mkdir fleet")
     subprocess.run([str(LAB), "ssh", "scn-boot", "su - trainer -c 'tar -xf - -C fleet'"], input=tree, check=True)
@@ -104,7 +96,7 @@ def test_it_ends_with_the_proof_and_the_second_run_changes_nothing(workstation: 
     assert "changed=0" in bootstrap(workstation, PASSWORD)
 
 
-@pytest.mark.skipif(python310() is None, reason="no Python 3.10 on this machine: it ran on Debian's")
+@pytest.mark.skipif(PYTHON_310 is None, reason="no Python 3.10 on this machine: it ran on Debian's")
 def test_all_of_it_ran_on_python_310(workstation: Site) -> None:
     environment = workstation.login("trainer", "ls -d .local/share/gpulab/ansible-*").strip()
     assert "Python 3.10" in workstation.login("trainer", f"{environment}/bin/python --version")
