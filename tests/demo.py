@@ -88,7 +88,7 @@ def show(site: Site) -> None:
     host = json.loads(lab("list", "--json"))
     address = next(h["ip"] for h in host if h["name"] == HOST)
     record = json.loads(site.ssh("cat /var/lib/gpulab/proof.json"))
-    console.print(gpu_table(site))
+    show_gpus(site)
     console.print(proof_table(record))
     console.print(service_table(site))
     console.rule(f"[bold]{HOST}[/] at {address}", align="left")
@@ -106,7 +106,7 @@ def next_steps(site: Site) -> Table:
     for what, how in {
         "Log in as the user": f"tests/lab/lab ssh --user trainer {HOST}",
         "Look around": "docker ps; nvidia-smi -L",
-        "Its data": "ls gpulab/data/quickstart/*  (checkpoints, TensorBoard logs)",
+        "Its data": "ls gpulab/data/quickstart/*",
         "Watch it train": "docker logs -f quickstart-training-1",
         "Prove again": f".venv/bin/ansible-playbook -i {inventory} playbooks/verify.yml",
         "Break a GPU": f"tests/lab/lab gpu {HOST} fault uvm-missing",
@@ -117,15 +117,14 @@ def next_steps(site: Site) -> Table:
     return table
 
 
-def gpu_table(site: Site) -> Table:
-    query = "nvidia-smi --query-gpu=index,name,memory.total,uuid,driver_version --format=csv,noheader"
+def show_gpus(site: Site) -> None:
+    """A line each, so that a UUID can be copied whole."""
+    query = "nvidia-smi --query-gpu=index,uuid,name,memory.total,driver_version --format=csv,noheader"
     gpus = [[part.strip() for part in line.split(",")] for line in site.ssh(query).splitlines()]
-    table = Table(title=f"GPUs of the host, simulated driver {gpus[0][4]}", title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("#", "name", "memory", "UUID"):
-        table.add_column(column, no_wrap=True)
-    for gpu in gpus:
-        table.add_row(*gpu[:4])
-    return table
+    console.print(f"[italic]GPUs of the host, simulated driver {gpus[0][4]}[/]")
+    for index, uuid, name, memory, _driver in gpus:
+        console.print(f"  {index}  {uuid}  {name}  {memory}", soft_wrap=True)
+    console.print()
 
 
 def proof_table(record: dict[str, Any]) -> Table:
