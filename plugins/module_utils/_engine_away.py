@@ -17,8 +17,8 @@ from ansible_collections.gpulab.fleet.plugins.module_utils import _daemon_json a
 from ansible_collections.gpulab.fleet.plugins.module_utils import _home_record, _registries, _stack_files
 from ansible_collections.gpulab.fleet.plugins.module_utils._docker_api import get
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.gpulab.fleet.plugins.module_utils._files import write_atomic
-from ansible_collections.gpulab.fleet.plugins.module_utils._rootless_engine import MARK, Engine, cli_style, read
+from ansible_collections.gpulab.fleet.plugins.module_utils._files import read_text, write_atomic
+from ansible_collections.gpulab.fleet.plugins.module_utils._rootless_engine import MARK, Engine, cli_style
 from ansible_collections.gpulab.fleet.plugins.module_utils._stack_deploy import Handed, Plan, Stack
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account, run
 
@@ -41,7 +41,7 @@ class Away:
 
     def look(self) -> dict[str, Any]:
         """What there is: whether the engine is ours, its data, its stacks, and containers that are somebody's work."""
-        unit = read(self.engine.unit)
+        unit = read_text(self.engine.unit)
         return {
             "ours": bool(self.state) or unit.startswith(MARK),
             "roots": [self.data_root()],
@@ -56,7 +56,7 @@ class Away:
         if "leaving" in self.state:  # daemon.json is as it was already
             return str(self.state["leaving"])
         with contextlib.suppress(FleetError):
-            found = settings.parse(read(self.engine.daemon_json), str(self.engine.daemon_json))
+            found = settings.parse(read_text(self.engine.daemon_json), str(self.engine.daemon_json))
             return str(found.get("data-root") or default)
         return default
 
@@ -88,7 +88,7 @@ class Away:
         if self.manager():
             self.systemctl("daemon-reload")
             self.systemctl("reset-failed", "docker.service")
-            if self.state.get("original", {}).get("runs") and read(self.engine.unit):
+            if self.state.get("original", {}).get("runs") and read_text(self.engine.unit):
                 self.systemctl("start", "docker.service")  # the engine that was there before ours
         return {"actions": self.actions, "diff": self.diff}
 
@@ -125,7 +125,7 @@ class Away:
             run(["systemctl", "--user", *arguments], timeout=STOP)
 
     def stop(self) -> None:
-        if not read(self.engine.unit).startswith(MARK):
+        if not read_text(self.engine.unit).startswith(MARK):
             return  # somebody else's unit is back in its place already
         if self.engine.link.is_symlink() or self.manager():
             self.actions.append("stopped docker.service")
@@ -144,7 +144,7 @@ class Away:
 
     def restore_daemon_json(self) -> None:
         path = self.engine.daemon_json
-        text = read(path)
+        text = read_text(path)
         ours = self.state.get("daemon")
         if not ours or not text:
             return
@@ -162,7 +162,7 @@ class Away:
 
     def restore_cli(self) -> None:
         path = self.engine.cli_config
-        text = read(path)
+        text = read_text(path)
         original = self.state.get("original", {})
         if not text:
             return

@@ -1,6 +1,6 @@
 # Copyright: gpulab.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Writing a file so that nobody ever sees half of it."""
+"""Reading a file that may be missing; writing one so that nobody ever sees half of it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ import contextlib
 import os
 import tempfile
 from pathlib import Path
+
+
+def read_text(path: Path) -> str:
+    """A file's text, also where it is not UTF-8; nothing where there is no file."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_text(encoding="utf-8", errors="replace")
+    return ""
 
 
 def make_folders(path: Path, mode: int = 0o755) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
 from ansible_collections.gpulab.fleet.plugins.module_utils._docker_api import get
-from ansible_collections.gpulab.fleet.plugins.module_utils._proxy import opener, proxy_from
+from ansible_collections.gpulab.fleet.plugins.module_utils._proxy import proxy_from
 
 T = TypeVar("T")
 
@@ -191,6 +191,9 @@ class HostView:
     # --- the network -------------------------------------------------------------------------
     def fetch(self, url: str, timeout: float = 10) -> bytes:
         """What an address answers, through the inventory's proxy; OSError (urllib's) when it does not."""
+        # Loaded here: a converged host is asked for nothing, and this takes longer than most checks.
+        from ansible_collections.gpulab.fleet.plugins.module_utils._fetch import opener
+
         with opener(proxy_from(self.settings.get("gpulab_proxy"))).open(url, timeout=timeout) as answer:
             data: bytes = answer.read()
         return data

@@ -4,10 +4,7 @@
 
 from __future__ import annotations
 
-import base64
-import ssl
 import urllib.parse
-import urllib.request
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -88,33 +85,3 @@ def client_settings(proxy: Proxy) -> dict[str, Any]:
     """The part of the client's config.json that new containers and builds get their variables from."""
     named = {"httpProxy": proxy.http, "httpsProxy": proxy.https, "noProxy": ",".join(proxy.no_proxy)}
     return {"proxies": {"default": {name: value for name, value in named.items() if value}}} if proxy.used else {}
-
-
-def opener(proxy: Proxy) -> urllib.request.OpenerDirector:
-    """What fetches through the proxy and trusts its authority besides the host's own."""
-    context = ssl.create_default_context()
-    if proxy.ca:
-        context.load_verify_locations(cadata=proxy.ca)
-    handlers: list[Any] = [urllib.request.HTTPSHandler(context=context)]
-    if proxy.used:
-        handlers.append(_Exempting(proxy))
-    return urllib.request.build_opener(*handlers)
-
-
-class _Exempting(urllib.request.ProxyHandler):
-    """A proxy for all addresses but those exempted, whatever the environment says."""
-
-    def __init__(self, proxy: Proxy) -> None:
-        named = {"http": proxy.http, "https": proxy.https}
-        super().__init__({kind: address for kind, address in named.items() if address})
-        self.exempt = {"no": ",".join(proxy.no_proxy)}
-
-    def proxy_open(self, req: Any, proxy: Any, type: Any) -> Any:
-        if req.host and not urllib.request.proxy_bypass_environment(req.host, self.exempt):  # type: ignore[attr-defined]
-            address = urllib.parse.urlsplit(proxy)
-            login, _, place = address.netloc.rpartition("@")
-            if login:
-                credentials = base64.b64encode(urllib.parse.unquote(login).encode()).decode()
-                req.add_unredirected_header("Proxy-authorization", f"Basic {credentials}")
-            req.set_proxy(place, address.scheme)
-        # Nothing yet: the handler of the address's own kind goes on with it.

@@ -22,7 +22,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils import _daemon_json a
 from ansible_collections.gpulab.fleet.plugins.module_utils import _home_record, _registries, _work
 from ansible_collections.gpulab.fleet.plugins.module_utils._docker_api import get
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.gpulab.fleet.plugins.module_utils._files import make_folders, write_atomic
+from ansible_collections.gpulab.fleet.plugins.module_utils._files import make_folders, read_text, write_atomic
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account, run
 
 SCHEMA = 1
@@ -158,7 +158,7 @@ class Engine:
 
     def converge_settings(self) -> None:
         settings.refuse_flag_spellings(self.daemon)
-        text = read(self.daemon_json)
+        text = read_text(self.daemon_json)
         existing = settings.parse(text, str(self.daemon_json))
         state = self.read_state()
         before = state.get("daemon", {})
@@ -184,7 +184,7 @@ class Engine:
     def read_state(self) -> dict[str, Any]:
         """What the last run put in; without it all that is there counts as the user's own."""
         with contextlib.suppress(ValueError):
-            data = json.loads(read(self.state_file) or "{}")
+            data = json.loads(read_text(self.state_file) or "{}")
             if isinstance(data, dict) and data.get("schema", SCHEMA) == SCHEMA:
                 return data
         return {}
@@ -210,7 +210,7 @@ class Engine:
     # --- unit ----------------------------------------------------------------------------------
 
     def converge_unit(self) -> None:
-        text = read(self.unit)
+        text = read_text(self.unit)
         if text != UNIT:
             if text and not text.startswith(MARK) and not self.check:
                 # Somebody else's (the set-up tool's, or by hand): kept beside ours under a name systemd ignores.
@@ -233,14 +233,14 @@ class Engine:
         """The context `rootless`, current, so that a login shell's docker finds the engine."""
         meta = self.context
         endpoint = {"Host": f"unix://{self.user.socket}", "SkipTLSVerify": False}
-        text = read(meta)
+        text = read_text(meta)
         present = settings.parse(text, str(meta), "CLI_CONFIG_INVALID")
         if present.get("Endpoints", {}).get("docker", {}).get("Host") != endpoint["Host"]:
             context = {"Name": "rootless", "Metadata": {}, "Endpoints": {"docker": endpoint}}
             self.put(meta, text, settings.render(context), 0o644, diff=False)
         self.converge_link(self.socket_link)
         config = self.cli_config
-        text = read(config)
+        text = read_text(config)
         present = settings.parse(text, str(config), "CLI_CONFIG_INVALID")
         after = self.with_client(self.with_logins({**present, "currentContext": "rootless"}, config))
         if after != present:
@@ -438,19 +438,13 @@ def original(engine: Engine) -> dict[str, Any]:
     buildx = home / ".docker" / "buildx"  # the CLI's own notes about builds
     files = [engine.unit, engine.link, engine.context, engine.socket_link]
     folders = [*files, engine.daemon_json, engine.cli_config, engine.state_file, home / ".local" / "share" / "docker"]
-    config = settings.parse(read(engine.cli_config), str(engine.cli_config), "CLI_CONFIG_INVALID")
+    config = settings.parse(read_text(engine.cli_config), str(engine.cli_config), "CLI_CONFIG_INVALID")
     return {
         "files": {str(path): _home_record.kept(path) for path in files},
         "folders": _home_record.missing_folders(home, folders),
         "trees": [] if buildx.exists() else [str(buildx)],
         # Its text, so that it comes back to the letter, unless it has logins: those are in no second place.
-        "cli_config": read(engine.cli_config) if not config.get("auths") else engine.cli_config.exists(),
+        "cli_config": read_text(engine.cli_config) if not config.get("auths") else engine.cli_config.exists(),
         "currentContext": config.get("currentContext"),
         "runs": engine.user.socket.exists(),
     }
-
-
-def read(path: Path) -> str:
-    with contextlib.suppress(FileNotFoundError):
-        return path.read_text(encoding="utf-8", errors="replace")
-    return ""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import difflib
 import posixpath
 import re
-import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -136,6 +135,8 @@ LIMIT_FORMS: dict[str, Callable[[Any], bool]] = {
 
 def _is_pem(value: Any) -> bool:
     """Whether certificates can be read from a text."""
+    import ssl  # slow to load, and only an inventory with a proxy's authority needs it
+
     try:
         ssl.create_default_context().load_verify_locations(cadata=value)
     except (TypeError, ValueError, OSError):

@@ -18,6 +18,7 @@ description:
     as they were are kept in the host's journal.
   - What shares its stanza with other addresses is not touched; where its key differs, nothing is written at all.
   - The package index is not refreshed; that is for the task that installs something.
+extends_documentation_fragment: [gpulab.fleet.proxy]
 options:
   name:
     description: Name of the two files, without folder and suffix.
@@ -48,28 +49,6 @@ options:
     type: list
     elements: str
     default: []
-  proxy:
-    description:
-      - What lies between the host and everything outside it, the variable C(gpulab_proxy) through the filter
-        P(gpulab.fleet.proxy_settings#filter).
-    type: dict
-    default: {}
-    suboptions:
-      http:
-        description: Address of the proxy for http.
-        type: str
-        default: ""
-      https:
-        description: Address of the proxy for https; the other's when empty.
-        type: str
-        default: ""
-      no_proxy:
-        description: Names that are reached without a proxy, a list or one text with commas.
-        type: raw
-      ca:
-        description: Certificates of authorities to trust, as PEM text.
-        type: str
-        default: ""
   key_url:
     description: Address of the signing key, armored or binary.
     type: str
@@ -133,7 +112,6 @@ finding:
   returned: failure
 """
 
-import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -142,6 +120,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import fetch_url
 from ansible_collections.gpulab.fleet.plugins.module_utils._apt_takeover import Entry, Wanted, entries, give_back, take
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.gpulab.fleet.plugins.module_utils._files import read_text
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from_error, message
 from ansible_collections.gpulab.fleet.plugins.module_utils._journal import Journal
 from ansible_collections.gpulab.fleet.plugins.module_utils._openpgp import armor, dearmor, fingerprints, normalize
@@ -181,12 +160,7 @@ class Source:
         self.journal = Journal(module.check_mode)
         self.keyring = self.root / "keyrings" / f"{self.p['name']}.asc"
         self.sources = self.root / "sources.list.d" / f"{self.p['name']}.sources"
-        self.before = {"source": self.read(self.sources), "key": self.present_key()}
-
-    def read(self, path: Path) -> str:
-        with contextlib.suppress(FileNotFoundError):
-            return path.read_text(encoding="utf-8", errors="replace")
-        return ""
+        self.before = {"source": read_text(self.sources), "key": self.present_key()}
 
     def present_key(self) -> str:
         """What the keyring holds now: fingerprints, or a word that says why apt cannot use it."""
@@ -239,7 +213,7 @@ class Source:
     def other_files(self) -> dict[Path, str]:
         """The sources that are not this module's, with their text."""
         paths = [self.root / "sources.list", *sorted((self.root / "sources.list.d").glob("*"))]
-        return {p: self.read(p) for p in paths if p != self.sources and p.suffix in (".list", ".sources")}
+        return {p: read_text(p) for p in paths if p != self.sources and p.suffix in (".list", ".sources")}
 
     def wanted(self) -> Wanted:
         return Wanted(

@@ -15,6 +15,7 @@ description:
     packages never starts a root-owned engine.
   - Delegates the cgroup controllers to the users' service managers, without which limits on containers are ignored.
   - Where AppArmor restricts user namespaces (Ubuntu 24.04) and no profile covers rootlesskit, adds one.
+extends_documentation_fragment: [gpulab.fleet.proxy]
 options:
   rootful:
     description:
@@ -30,28 +31,6 @@ options:
       C(/etc/apt/apt.conf.d). V(false) takes that file away.
     type: bool
     default: true
-  proxy:
-    description:
-      - What lies between the host and everything outside it, the variable C(gpulab_proxy) through the filter
-        P(gpulab.fleet.proxy_settings#filter).
-    type: dict
-    default: {}
-    suboptions:
-      http:
-        description: Address of the proxy for http.
-        type: str
-        default: ""
-      https:
-        description: Address of the proxy for https; the other's when empty.
-        type: str
-        default: ""
-      no_proxy:
-        description: Names that are reached without a proxy, a list or one text with commas.
-        type: raw
-      ca:
-        description: Certificates of authorities to trust, as PEM text.
-        type: str
-        default: ""
   users:
     description: Users that must exist, or it is an error before anything is changed.
     type: list

@@ -18,6 +18,7 @@ description:
     true then. Containers that a restart, or an interrupted earlier run, has stopped are started again.
   - A unit that somebody else wrote is replaced; the old text stays beside it as C(docker.service.before-gpulab).
   - Runs as root and does whatever concerns the home as the user.
+extends_documentation_fragment: [gpulab.fleet.proxy]
 options:
   name:
     description: The user.
@@ -64,28 +65,6 @@ options:
             description: Its password or token.
             type: str
             required: true
-  proxy:
-    description:
-      - What lies between the host and everything outside it, the variable C(gpulab_proxy) through the filter
-        P(gpulab.fleet.proxy_settings#filter).
-    type: dict
-    default: {}
-    suboptions:
-      http:
-        description: Address of the proxy for http.
-        type: str
-        default: ""
-      https:
-        description: Address of the proxy for https; the other's when empty.
-        type: str
-        default: ""
-      no_proxy:
-        description: Names that are reached without a proxy, a list or one text with commas.
-        type: raw
-      ca:
-        description: Certificates of authorities to trust, as PEM text.
-        type: str
-        default: ""
   limits:
     description:
       - C(cpus) (a number) and C(memory) (a size such as V(64G)) for everything that the user runs, containers included.
@@ -242,6 +221,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils import _data_root, _u
 from ansible_collections.gpulab.fleet.plugins.module_utils._apt import below
 from ansible_collections.gpulab.fleet.plugins.module_utils._daemon_json import FLAG_SPELLINGS, overlay
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.gpulab.fleet.plugins.module_utils._files import read_text
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding, from_error, message
 from ansible_collections.gpulab.fleet.plugins.module_utils._floors import ENGINE_FLOOR, accepted, dotted
 from ansible_collections.gpulab.fleet.plugins.module_utils._journal import ENGINE, FILE, LINGER, TREE, Journal
@@ -253,7 +233,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._proxy import (
     passwords,
     proxy_from,
 )
-from ansible_collections.gpulab.fleet.plugins.module_utils._rootless_engine import Busy, Engine, parse_properties, read
+from ansible_collections.gpulab.fleet.plugins.module_utils._rootless_engine import Busy, Engine, parse_properties
 from ansible_collections.gpulab.fleet.plugins.module_utils._subid import COUNT, of_user, parse
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account, account, as_user
 from ansible_collections.gpulab.fleet.plugins.module_utils._work import record_path
@@ -332,7 +312,7 @@ class RootlessUser:
         if not self.module.params["nvidia_runtime"]:
             return
         path = RUNTIMES / self.name / "nvidia-container-runtime" / "config.toml"
-        before, after = read(path), runtime_config(self.module.params["cdi_spec_dir"])
+        before, after = read_text(path), runtime_config(self.module.params["cdi_spec_dir"])
         if before == after and path.stat().st_mode & 0o777 == 0o644:
             return
         self.actions.append(f"wrote {path}")
@@ -353,13 +333,13 @@ class RootlessUser:
             self.actions.append(f"made {root}")
 
     def refuse_limits(self) -> None:
-        for seen in _user_limits.unenforceable(self.name, self.module.params["limits"], read(CONTROLLERS)):
+        for seen in _user_limits.unenforceable(self.name, self.module.params["limits"], read_text(CONTROLLERS)):
             raise FleetError("LIMIT_UNENFORCEABLE", seen)
 
     def limits(self, user: Account) -> None:
         """The limits of the user's slice; systemd applies them to what runs as soon as it has read them."""
         path = _user_limits.path(user.uid)
-        before, after = read(path), _user_limits.drop_in(self.module.params["limits"])
+        before, after = read_text(path), _user_limits.drop_in(self.module.params["limits"])
         if before == after:
             return
         self.actions.append(f"{'wrote' if after else 'removed'} {path}")

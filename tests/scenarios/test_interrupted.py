@@ -16,7 +16,7 @@ pytestmark = pytest.mark.chaos
 
 
 def kill_during(site: Site, marker: str, delay: float, playbook: str = "site.yml", *args: str) -> None:
-    """Start a converge, or another verb, wait for a task whose name holds `marker`, then SIGKILL the whole process group."""
+    """Start a converge, or another verb, wait for a task whose name holds `marker`, then SIGKILL it and its workers."""
     env = site.environment(ANSIBLE_STDOUT_CALLBACK="default", PYTHONUNBUFFERED="1")
     run = subprocess.Popen(
         site.command(playbook, *args),
@@ -40,6 +40,8 @@ def kill_during(site: Site, marker: str, delay: float, playbook: str = "site.yml
     finally:
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()
+        # Ansible's workers have sessions of their own; they name the same inventory in their arguments.
+        subprocess.run(["pkill", "-KILL", "-f", f"ansible-playbook -i {site.inventory} "], check=False)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import hashlib
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 SOURCES = Path(__file__).parent / "src"
@@ -47,7 +48,7 @@ def _compile(target: Path, sources: list[str], arguments: list[str]) -> None:
         raise BuildError(f"{' '.join(command)}\n{done.stderr}")
 
 
-def _in_cache(cache: Path, key: str, make: object) -> Path:
+def _in_cache(cache: Path, key: str, make: Callable[[Path], object]) -> Path:
     """The file of that name, made by make(path) beside it and renamed into place when it is whole."""
     target = cache / key
     if not target.exists():
@@ -56,7 +57,7 @@ def _in_cache(cache: Path, key: str, make: object) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             made = Path(folder) / "made"
-            make(made)  # type: ignore[operator]
+            make(made)
             made.rename(target)
     return target
 

@@ -31,7 +31,9 @@ def test_the_kernel_is_ptx_that_old_and_new_gpus_load() -> None:
 
 
 def test_constants_of_the_kernel_are_those_of_the_reference() -> None:
-    multiplier = int(re.search(r"mul\.lo\.u32 %r12, %r11, (-?\d+);", _cuda.PTX.decode()).group(1))  # type: ignore[union-attr]
+    found = re.search(r"mul\.lo\.u32 %r12, %r11, (-?\d+);", _cuda.PTX.decode())
+    assert found
+    multiplier = int(found.group(1))
     assert multiplier & _cuda.MASK == 2246822519
     assert "1664525" in _cuda.PTX.decode()
 

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from ansible_collections.gpulab.fleet.plugins.module_utils._fetch import opener
 from ansible_collections.gpulab.fleet.plugins.module_utils._proxy import (
     Proxy,
     apt_settings,
     client_settings,
     daemon_settings,
     environment,
-    opener,
     proxy_from,
 )
 
