@@ -44,7 +44,7 @@ class Away:
         unit = read_text(self.engine.unit)
         return {
             "ours": bool(self.state) or unit.startswith(MARK),
-            "roots": [self.data_root()],
+            "roots": list(dict.fromkeys([*self.state.get("roots", []), self.data_root()])),
             "data": self.record["data"],
             "folders": [*self.state.get("original", {}).get("folders", []), *self.record["folders"]],
             "stacks": [path.parent.name for path in self.stack_states()],
@@ -52,28 +52,31 @@ class Away:
         }
 
     def data_root(self) -> str:
-        default = str(self.user.home / ".local" / "share" / "docker")
         if "leaving" in self.state:  # daemon.json is as it was already
             return str(self.state["leaving"])
         with contextlib.suppress(FleetError):
-            found = settings.parse(read_text(self.engine.daemon_json), str(self.engine.daemon_json))
-            return str(found.get("data-root") or default)
-        return default
+            return self.engine.data_root(
+                settings.parse(read_text(self.engine.daemon_json), str(self.engine.daemon_json))
+            )
+        return self.engine.data_root({})
 
     def stack_states(self) -> list[Path]:
         roots = dict.fromkeys([str(self.stacks_root), *self.record["roots"]])
         return [path for root in roots for path in sorted(Path(root).glob(f"stacks/*/{_stack_files.STATE}"))]
 
     def work(self) -> list[str]:
-        """Running containers that belong to no stack of this collection."""
-        with contextlib.suppress(OSError):
+        """Running containers that belong to no stack of this collection; an engine that does not tell may have some."""
+        try:
             rows = get(str(self.user.socket), "/containers/json")
-            return sorted(
-                row["Names"][0].lstrip("/") if row["Names"] else row["Id"][:12]
-                for row in rows
-                if not any(label in (row.get("Labels") or {}) for label in OURS)
-            )
-        return []
+        except (FileNotFoundError, ConnectionRefusedError):
+            return []  # no engine runs, or one has left its socket behind
+        except OSError as error:
+            return [f"unknown, the engine of {self.user.name} does not say ({error})"]
+        return sorted(
+            row["Names"][0].lstrip("/") if row["Names"] else row["Id"][:12]
+            for row in rows
+            if not any(label in (row.get("Labels") or {}) for label in OURS)
+        )
 
     # --- going -------------------------------------------------------------------------------------------
 

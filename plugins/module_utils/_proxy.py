@@ -64,6 +64,11 @@ def passwords(proxy: Proxy) -> set[str]:
     return {password for password in found if password}
 
 
+def keep_secret(module: Any) -> None:
+    """Keep the passwords out of all that a module prints, its invocation (-vvv) and early failures included."""
+    module.no_log_values.update(passwords(proxy_from(module.params["proxy"])))
+
+
 def apt_settings(proxy: Proxy) -> str:
     """An apt.conf file; empty when there is no proxy. Addresses are quoted as apt wants them."""
     if not proxy.used:

@@ -168,11 +168,14 @@ class Engine:
         self.refuse_network_data_root(merged)
         if merged != existing:
             self.validate(merged)
-        if wanted != before or not state:
+        roots = [*state.get("roots", []), self.data_root(existing), self.data_root(merged)]
+        roots = list(dict.fromkeys(roots))
+        if wanted != before or not state or roots != state.get("roots"):
             # Before the file itself: a run that is killed in between still knows later what it had put in.
             # And how the home is before the first change, so that it can be made so again.
             first = {} if state else {"original_daemon_json": text or None, "original": original(self)}
-            state = {**first, **state, "schema": SCHEMA, "daemon": wanted}
+            # An engine whose data root moves leaves its data where they were: all places count when the user goes.
+            state = {**first, **state, "schema": SCHEMA, "daemon": wanted, "roots": roots}
             if not self.check:
                 write_atomic(self.state_file, settings.render(state).encode(), 0o600, 0o700)
         if merged != existing:
@@ -189,8 +192,12 @@ class Engine:
                 return data
         return {}
 
+    def data_root(self, daemon: dict[str, Any]) -> str:
+        """Where an engine with these settings keeps its data."""
+        return str(daemon.get("data-root") or self.user.home / ".local" / "share" / "docker")
+
     def refuse_network_data_root(self, merged: dict[str, Any]) -> None:
-        root = Path(merged.get("data-root") or self.user.home / ".local" / "share" / "docker")
+        root = Path(self.data_root(merged))
         kind = file_system(root.resolve(), Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
         if kind in NETWORK_FILE_SYSTEMS:
             raise FleetError("DATA_ROOT_NETWORK_FS", f"{root} is on {kind}")

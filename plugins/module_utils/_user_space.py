@@ -26,7 +26,7 @@ ENGINE_ID = "engine-id"
 # What an engine keeps in its data root. Anything else there was put by somebody else.
 DATA_ENTRIES = (
     "builder", "buildkit", "containerd", "containers", "fuse-overlayfs", "image", "network", "overlay2",
-    "plugins", "runtimes", "swarm", "tmp", "trust", "vfs", "volumes",
+    "plugins", "rootfs", "runtimes", "swarm", "tmp", "trust", "vfs", "volumes",
 )  # fmt: skip
 
 

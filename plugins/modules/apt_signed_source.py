@@ -124,7 +124,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._files import read_te
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from_error, message
 from ansible_collections.gpulab.fleet.plugins.module_utils._journal import Journal
 from ansible_collections.gpulab.fleet.plugins.module_utils._openpgp import armor, dearmor, fingerprints, normalize
-from ansible_collections.gpulab.fleet.plugins.module_utils._proxy import OPTION, environment, passwords, proxy_from
+from ansible_collections.gpulab.fleet.plugins.module_utils._proxy import OPTION, environment, keep_secret, proxy_from
 
 HEADER = "# Kept by gpulab.fleet (apt_signed_source); changes made here are overwritten."
 
@@ -249,7 +249,6 @@ class Source:
     def fetch_key(self, wanted: str) -> bytes:
         url = self.p["key_url"]
         proxy = proxy_from(self.p["proxy"])
-        self.module.no_log_values.update(passwords(proxy))
         os.environ.update(environment(proxy))  # which fetch_url reads; apt has settings of its own
         response, info = fetch_url(self.module, url, timeout=30)
         if info["status"] != 200 and not (response and url.startswith("file:")):
@@ -308,6 +307,7 @@ def main() -> None:
         required_if=[("state", "present", ["uris", "suites", "key_url", "key_fingerprint"])],
         supports_check_mode=True,
     )
+    keep_secret(module)
     try:
         source = Source(module)
         result = source.present() if module.params["state"] == "present" else source.absent()

@@ -110,7 +110,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding, from_error, message
 from ansible_collections.gpulab.fleet.plugins.module_utils._guarded import UNATTENDED, UNATTENDED_TEXT
 from ansible_collections.gpulab.fleet.plugins.module_utils._journal import FILE, UNIT, Journal
-from ansible_collections.gpulab.fleet.plugins.module_utils._proxy import OPTION, passwords, proxy_from
+from ansible_collections.gpulab.fleet.plugins.module_utils._proxy import OPTION, keep_secret, proxy_from
 from ansible_collections.gpulab.fleet.plugins.module_utils._proxy_host import (
     AUTHORITIES,
     STORE,
@@ -319,7 +319,6 @@ class Host:
     def proxy(self) -> None:
         """apt's way out and the authorities that the host trusts: as they are to be, or gone."""
         proxy = proxy_from(self.module.params["proxy"])
-        self.module.no_log_values.update(passwords(proxy))
         wanted, present = wanted_files(proxy), present_files(self.root)
         changed = [name for name in sorted({*wanted, *present}) if wanted.get(name) != present.get(name)]
         for name in changed:
@@ -375,6 +374,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    keep_secret(module)
     try:
         result = Host(module).converge()
         if result["was_rootful"]:

@@ -230,7 +230,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._proxy import (
     OPTION,
     client_settings,
     daemon_settings,
-    passwords,
+    keep_secret,
     proxy_from,
 )
 from ansible_collections.gpulab.fleet.plugins.module_utils._rootless_engine import Busy, Engine, parse_properties
@@ -299,7 +299,6 @@ class RootlessUser:
         runtime = str(RUNTIMES / self.name) if params["nvidia_runtime"] else ""
         spec_dir = params["cdi_spec_dir"] or ""
         proxy = proxy_from(params["proxy"])
-        self.module.no_log_values.update(passwords(proxy))
         daemon = overlay(daemon_settings(proxy), params["daemon"])
         engine = Engine(user, daemon, spec_dir, check, params["upgraded"], runtime)
         engine.client = client_settings(proxy)
@@ -455,6 +454,7 @@ def main() -> None:
         required_if=[("nvidia_runtime", True, ["cdi_spec_dir"])],
         supports_check_mode=True,
     )
+    keep_secret(module)
     name = module.params["name"]
     user = RootlessUser(module)
     try:

@@ -96,18 +96,47 @@ KINDS = ("subuid", "subgid")
 
 
 def allot(
-    users: dict[str, int | None], ranges: dict[str, list[Range]], ids: set[int], count: int
+    users: dict[str, int | None],
+    ranges: dict[str, list[Range]],
+    ids: set[int],
+    count: int,
+    given: dict[str, list[Range]] | None = None,
 ) -> dict[str, list[Range]]:
-    """The ranges to append to each file; a user who lacks both kinds gets the same numbers in both."""
+    """The ranges to append to each file; a user who lacks both kinds gets the same numbers in both.
+
+    given  what was given before, whether it is still in the files or not: somebody's files may belong to these ids, so
+           their owner has them back and nobody else gets them; likewise what the other file still says
+    """
+    known = given or {kind: [] for kind in KINDS}
     added: dict[str, list[Range]] = {kind: [] for kind in KINDS}
+
+    def lacks(user: str, uid: int | None, kind: str) -> bool:
+        return sum(r.count for r in of_user([*ranges[kind], *added[kind]], user, uid)) < count
+
     for user, uid in users.items():
-        lacking = [k for k in KINDS if sum(r.count for r in of_user(ranges[k], user, uid)) < count]
-        everything = [r for k in KINDS for r in [*ranges[k], *added[k]]]
+        taken = [r for k in KINDS for r in [*ranges[k], *added[k], *known[k]] if r.owner != user]
+        for kind in [k for k in KINDS if lacks(user, uid, k)]:
+            had = [*of_user(known[kind], user, None), *(r for k in KINDS for r in of_user(ranges[k], user, uid))]
+            for each in (Range(user, r.start, r.count) for r in had):
+                if not any(each.overlaps(o) for o in [*ranges[kind], *added[kind], *taken]):
+                    added[kind].append(each)
+        lacking = [k for k in KINDS if lacks(user, uid, k)]
         if lacking:
-            start = find_free(count, everything, ids)
+            start = find_free(count, [r for k in KINDS for r in [*ranges[k], *added[k], *known[k]]], ids)
             for kind in lacking:
                 added[kind].append(Range(user, start, count))
     return added
+
+
+def recorded(journal: Journal) -> dict[str, list[Range]]:
+    """The ranges that the host's journal says were given."""
+    entries: dict[str, dict[str, list[str]]] = journal.entries(SUBID)
+    return {
+        kind: [
+            Range(user, *map(int, each.split(":"))) for user, given in entries.items() for each in given.get(kind, [])
+        ]
+        for kind in KINDS
+    }
 
 
 def appended(text: str, ranges: list[Range]) -> str:
@@ -146,13 +175,15 @@ class Ranges:
         accounts = {"subuid": {e.pw_uid: e.pw_name for e in pwd.getpwall()}}
         accounts["subgid"] = {e.gr_gid: e.gr_name for e in grp.getgrall()}
         ids = {i for known in accounts.values() for i in known}
-        added = allot(self.users, ranges, ids, self.module.params["count"])
+        journal = Journal(self.module.check_mode)
+        given = recorded(journal)
+        added = allot(self.users, ranges, ids, self.module.params["count"], given)
         after = {k: appended(text[k], added[k]) for k in KINDS}
         changed = [k for k in KINDS if added[k]]
         if not self.module.check_mode:
             for user in {r.owner: None for k in changed for r in added[k]}:
-                given = {k: [f"{r.start}:{r.count}" for r in of_user(added[k], user, None)] for k in KINDS}
-                Journal().add(SUBID, user, given)
+                mine = {k: dict.fromkeys(of_user([*given[k], *added[k]], user, None)) for k in KINDS}
+                journal.put(SUBID, user, {k: [f"{r.start}:{r.count}" for r in mine[k]] for k in KINDS})
             for kind in changed:
                 write_atomic(self.files[kind], after[kind].encode(), 0o644)
         total = {k: [*ranges[k], *added[k]] for k in KINDS}

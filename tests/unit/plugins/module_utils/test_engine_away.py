@@ -16,7 +16,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Accou
 
 
 def refuse(*_arguments: Any, **_options: Any) -> Any:
-    raise OSError("no engine")
+    raise FileNotFoundError("no engine")
 
 
 @pytest.fixture
@@ -115,7 +115,39 @@ def test_what_the_user_changed_meanwhile_stays(user: Account) -> None:
 def test_the_data_root_is_known_after_daemon_json_went(user: Account) -> None:
     come(user, **{"data-root": "/scratch/ann"})
     Away(user, False).leave()
-    assert Away(user, False).look()["roots"] == ["/scratch/ann"]
+    default = str(user.home / ".local/share/docker")
+    assert Away(user, False).look()["roots"] == [default, "/scratch/ann"]
+
+
+def test_data_that_an_engine_left_where_it_was_before_are_known(user: Account) -> None:
+    come(user)
+    for root in ("/scratch/one", "/scratch/two"):
+        come(user, **{"data-root": root})
+    come(user)
+    roots = [str(user.home / ".local/share/docker"), "/scratch/one", "/scratch/two"]
+    assert Away(user, True).look()["roots"] == roots
+    Away(user, False).leave()
+    assert sorted(Away(user, False).look()["roots"]) == sorted(roots)
+
+
+@pytest.mark.parametrize(
+    ("error", "busy"),
+    [
+        (FileNotFoundError("no socket"), []),
+        (ConnectionRefusedError("nobody listens"), []),
+        (TimeoutError("timed out"), ["unknown, the engine of ann does not say (timed out)"]),
+        (OSError("answered 500"), ["unknown, the engine of ann does not say (answered 500)"]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_engine_that_does_not_answer_may_be_at_work(
+    user: Account, monkeypatch: pytest.MonkeyPatch, error: OSError, busy: list[str]
+) -> None:
+    def answer(*_arguments: Any, **_options: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(_engine_away, "get", answer)
+    assert Away(user, True).look()["busy"] == busy
 
 
 def test_somebody_elses_engine_is_not_ours(user: Account) -> None:

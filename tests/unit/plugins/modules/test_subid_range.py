@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible_collections.gpulab.fleet.plugins.module_utils._journal import SUBID, Journal
 from ansible_collections.gpulab.fleet.plugins.module_utils._subid import Range, parse
 from ansible_collections.gpulab.fleet.plugins.modules.subid_range import Ranges, allot, appended
 
@@ -43,12 +44,13 @@ def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         (["trainer"], "", "", T, T),
         (["trainer"], T, T, "", ""),
-        (["trainer"], T, "", "", "trainer:165536:65536\n"),
+        (["trainer"], T, "", "", T),  # the line that was lost in one file is still in the other
+        (["trainer"], T, "x:100000:5\n", "", "trainer:165536:65536\n"),
         (["trainer", "guest"], "", "", T + G, T + G),
         (["guest"], T, T, G, G),
         # One start for both files, free in both.
         (["guest"], T, T + "x:165536:10\n", "guest:165546:65536\n", "guest:165546:65536\n"),
-        (["trainer"], "trainer:500000:100\n", T, "trainer:500100:65536\n", ""),  # too few: one more range
+        (["trainer"], "trainer:500000:100\n", T, T, ""),  # too few: one more range
         (["trainer"], "1000:100000:65536\n", T, "", ""),
         (["ada"], "1500000000:100000:65536\n", "ada:100000:65536\n", "", ""),
         (["ada"], "", "", "ada:100000:65536\n", "ada:100000:65536\n"),
@@ -121,3 +123,32 @@ def test_users_of_one_call_never_share() -> None:
     ranges = sorted(added["subuid"], key=lambda r: r.start)
     assert added["subuid"] == added["subgid"]
     assert all(not a.overlaps(b) for a, b in itertools.pairwise(ranges))
+
+
+@pytest.mark.parametrize(
+    ("users", "present", "added"),
+    [
+        # A line that somebody deleted: files still belong to these ids.
+        (["trainer", "guest"], G, T),
+        # Whoever was removed with the data kept: nobody else gets the ids.
+        (["guest"], "", G),
+        (["mid"], G, "mid:231072:65536\n"),
+        # Another has them by now: too late to give them back.
+        (["trainer"], "x:100000:65536\n", "trainer:231072:65536\n"),
+    ],
+)
+def test_what_was_given_is_given_again_and_to_nobody_else(
+    etc: Path, users: list[str], present: str, added: str
+) -> None:
+    for name, line in (("trainer", T), ("guest", G)):
+        text = line.strip().partition(":")[2]
+        Journal().put(SUBID, name, {"subuid": [text], "subgid": [text]})
+    for kind in ("subuid", "subgid"):
+        (etc / kind).write_text(present)
+    Ranges(module(users), etc).converge()
+    for kind in ("subuid", "subgid"):
+        assert (etc / kind).read_text() == present + added
+    for line in added.splitlines():
+        name, _, numbers = line.partition(":")
+        assert numbers in Journal().entries(SUBID)[name]["subuid"]
+    assert not Ranges(module(users), etc).converge()["changed"]
