@@ -471,6 +471,13 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "cause": "gpulab_proxy.ca is to be trusted by the whole host, and the package ca-certificates is not installed.",
         "remedy": "apt-get install ca-certificates",
     },
+    "COMMAND_ARRIVED_BROKEN": {
+        "layer": "packages",
+        "severity": "error",
+        "title": "The command gpulab did not arrive on the host as it was sent",
+        "cause": "Its checksum is another one; the disk under the remote temporary folder may be full or failing.",
+        "remedy": "Run again; if it happens again: df and dmesg on the host.",
+    },
     "ROOTFUL_ENGINE": {
         "layer": "engine",
         "severity": "error",
@@ -1919,6 +1926,30 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "cause": "gpulab_stacks asks for more GPUs, or for others, than gpulab_users gives this user on this host.",
         "remedy": "Correct gpulab_stacks.{stack}.gpus, or give {user} the GPU in gpulab_users.",
     },
+    "GPU_HELD": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "A GPU that the stack is to have is held by another stack",
+        "cause": "Stacks have their GPUs for themselves, whoever's they are, unless both say that they share.",
+        "remedy": (
+            "gpulab gpus shows who holds what. Ask for another GPU or a smaller number, stop the stack that holds it "
+            "(gpulab undeploy), or let both share it (gpu_sharing: shared)."
+        ),
+    },
+    "GPU_HOLDERS_UNWRITABLE": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "What a stack holds cannot be written where the other users read it",
+        "cause": "The folder is not there, or a file in it that should be this user's belongs to somebody else.",
+        "remedy": "Run the rootless_docker role (tag engine), which makes the folder; remove a file of that name in it.",
+    },
+    "GPU_HOLDERS_BUSY": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "The list of who holds which GPU is locked",
+        "cause": "A process that reads or writes it does not end.",
+        "remedy": "As root: fuser -v /var/lib/gpulab/holders says which; end it and run again.",
+    },
     "STACK_GPU_FORM_REFUSED": {
         "layer": "stacks",
         "severity": "error",
@@ -2038,6 +2069,48 @@ CATALOGUE: dict[str, dict[str, Any]] = {
             "an image."
         ),
         "remedy": "Wait, and run again; on the host: ps -fu {user}.",
+    },
+    "STACK_NOT_HERE": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "There is no stack of that name",
+        "cause": "The name is mistyped, the stack is another user's, or it was never deployed here.",
+        "remedy": "gpulab status lists your stacks.",
+    },
+    "STACK_NOT_DEPLOYED": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "No release of the stack is current",
+        "cause": "It was taken down, or no deployment of it has succeeded yet.",
+        "remedy": "Deploy it; gpulab history {stack} says what happened so far.",
+    },
+    "STACK_SERVICE_UNKNOWN": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "The stack has no such service",
+        "cause": "The name is mistyped, or the service belongs to another release.",
+        "remedy": "Take one of those that are listed above.",
+    },
+    "RELEASE_UNKNOWN": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "The stack has no such release",
+        "cause": "The number is mistyped, or the release was pruned: only the newest ones are kept.",
+        "remedy": "Take one of those that are listed above; gpulab history {stack} says what each was.",
+    },
+    "CLI_AS_ROOT": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "The command works for the user whose engine it is",
+        "cause": "Root has no rootless engine and no stacks.",
+        "remedy": "Log in as the stack's user, or: su - USER -c 'gpulab status'.",
+    },
+    "CLI_NO_GPUS_GIVEN": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "This host has no record of GPUs for this user",
+        "cause": "No GPU was given to {user} (gpulab_users.{user}.gpus), or nothing was proven since.",
+        "remedy": "Ask whoever runs this host to run ansible-playbook gpulab.fleet.verify.",
     },
     "STACK_DOWN_FAILED": {
         "layer": "stacks",

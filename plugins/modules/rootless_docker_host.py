@@ -15,6 +15,7 @@ description:
     packages never starts a root-owned engine.
   - Delegates the cgroup controllers to the users' service managers, without which limits on containers are ignored.
   - Where AppArmor restricts user namespaces (Ubuntu 24.04) and no profile covers rootlesskit, adds one.
+  - Installs the researcher's command, C(/usr/local/bin/gpulab).
 extends_documentation_fragment: [gpulab.fleet.proxy]
 options:
   rootful:
@@ -47,6 +48,18 @@ options:
         such as logins, commands over SSH, cron jobs and services. Without it only C(docker) finds the engine, by its context.
     type: bool
     default: false
+  command:
+    description:
+      - The researcher's command C(gpulab), as the controller has made it. The action plugin sets this; a task does not.
+    type: dict
+    suboptions:
+      sha256:
+        description: Its checksum.
+        type: str
+        required: true
+      file:
+        description: Where it was put on the host, when the module has said that it needs it.
+        type: path
 attributes:
   check_mode:
     description: Predicts without changing.
@@ -90,9 +103,15 @@ was_rootful:
   type: str
   returned: success
   sample: "docker.service is active; containers: db, web; data root /var/lib/docker"
+needs:
+  description: What the action plugin has to send before anything can be done; never seen in a task's result.
+  type: list
+  elements: str
+  returned: when something has to be sent
 finding:
   description: >-
-    Code, cause and remedy of a failure. Codes are ROOTFUL_ENGINE, KUBERNETES_NODE, USER_MISSING and USER_IS_ROOT.
+    Code, cause and remedy of a failure. Codes are ROOTFUL_ENGINE, KUBERNETES_NODE, USER_MISSING, USER_IS_ROOT, CA_TOOL_MISSING
+    and COMMAND_ARRIVED_BROKEN.
   type: dict
   returned: failure
 """
@@ -103,7 +122,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.gpulab.fleet.plugins.module_utils import _docker_host_env
+from ansible_collections.gpulab.fleet.plugins.module_utils import _command_host, _docker_host_env
 from ansible_collections.gpulab.fleet.plugins.module_utils._daemon_json import redact
 from ansible_collections.gpulab.fleet.plugins.module_utils._docker_api import container_names, get
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
@@ -194,11 +213,16 @@ class Host:
             rootful = False
         if not rootful and units["kubelet.service"].get("ActiveState") == "active":
             raise FleetError("KUBERNETES_NODE", "kubelet.service is active")
+        command = self.module.params["command"]
+        if command and _command_host.is_needed(self, command):
+            return {"changed": False, "needs": ["command"], "was_rootful": ""}
         # An engine that is kept needs its containerd as well: leave all three.
         masks = [] if rootful else self.end(units) if remove else to_mask(units)
         reload = self.put("etc/systemd/system/user@.service.d/gpulab-delegate.conf", DELEGATION)
         self.guard()
         self.proxy()
+        if command:
+            _command_host.settle(self, command)
         profile = "etc/apparmor.d/gpulab-rootlesskit"
         if self.needs_profile() and self.put(profile, APPARMOR_PROFILE):
             self.act("loaded the AppArmor profile", ["apparmor_parser", "-r", str(self.root / profile)])
@@ -371,6 +395,10 @@ def main() -> None:
             "users": {"type": "list", "elements": "str", "default": []},
             "may_create": {"type": "list", "elements": "str", "default": []},
             "docker_host": {"type": "bool", "default": False},
+            "command": {
+                "type": "dict",
+                "options": {"sha256": {"type": "str", "required": True}, "file": {"type": "path"}},
+            },
         },
         supports_check_mode=True,
     )

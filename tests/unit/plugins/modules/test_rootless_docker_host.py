@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible_collections.gpulab.fleet.plugins.module_utils._command_host import LAUNCHER, PROGRAM
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._guarded import UNATTENDED, UNATTENDED_TEXT
-from ansible_collections.gpulab.fleet.plugins.module_utils._journal import FILE, UNIT, Journal
+from ansible_collections.gpulab.fleet.plugins.module_utils._journal import FILE, TREE, UNIT, Journal
 from ansible_collections.gpulab.fleet.plugins.modules import rootless_docker_host as module_under_test
 from ansible_collections.gpulab.fleet.plugins.modules.rootless_docker_host import (
     APPARMOR_PROFILE,
@@ -60,6 +62,7 @@ def host(root: Path, answer: str, check: bool = False, **params: Any) -> tuple[H
             "users": [],
             "may_create": [],
             "docker_host": False,
+            "command": None,
             **params,
         },
         check_mode=check,
@@ -337,3 +340,40 @@ def test_docker_host_comes_and_goes_with_its_variable(tmp_path: Path) -> None:
     for stack in stacks:
         stack.write_text("session required pam_unix.so\n")
     assert not host(tmp_path, answer)[0].converge()["changed"]
+
+
+def test_the_command_is_brought_once_and_kept_as_it_is(tmp_path: Path) -> None:
+    masked = show(docker_service=MASKED, docker_socket=MASKED, containerd_service=MASKED)
+    sent = tmp_path / "sent"
+    sent.write_bytes(b"program")
+    command: dict[str, Any] = {"sha256": sha256(b"program").hexdigest(), "file": None}
+    whole = {**command, "file": str(sent)}
+    root = tmp_path / "root"
+    root.mkdir()
+
+    assert host(root, masked, command=command)[0].converge()["needs"] == ["command"]
+    assert list(root.iterdir()) == [], "nothing is done before it is here"
+    predicted = host(root, masked, check=True, command=command)[0].converge()
+    assert list(root.iterdir()) == []
+    assert host(root, masked, command=whole)[0].converge() == predicted
+    program, launcher, folder = (root / name for name in (PROGRAM, LAUNCHER, "var/lib/gpulab/holders"))
+    assert program.read_bytes() == b"program" and launcher.stat().st_mode & 0o777 == 0o755
+    assert folder.stat().st_mode & 0o7777 == 0o1777
+    assert {str(program), str(launcher)} <= set(Journal().entries(FILE)) and str(folder) in Journal().entries(TREE)
+    assert not host(root, masked, command=command)[0].converge()["changed"]
+
+    program.write_bytes(b"older")
+    launcher.chmod(0o644)
+    folder.chmod(0o755)
+    assert "needs" in host(root, masked, command=command)[0].converge()
+    assert len(host(root, masked, command=whole)[0].converge()["actions"]) == 3
+    assert not host(root, masked, command=command)[0].converge()["changed"]
+
+
+def test_a_command_that_arrives_broken_is_not_installed(tmp_path: Path) -> None:
+    sent = tmp_path / "sent"
+    sent.write_bytes(b"half")
+    command = {"sha256": sha256(b"whole").hexdigest(), "file": str(sent)}
+    with pytest.raises(FleetError, match="COMMAND_ARRIVED_BROKEN"):
+        host(tmp_path, show(), command=command)[0].converge()
+    assert not (tmp_path / PROGRAM).exists()

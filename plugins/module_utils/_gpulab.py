@@ -1,0 +1,133 @@
+# Copyright: gpulab.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The researcher's command on the host: `gpulab`. Each verb loads what it needs and nothing more."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pwd
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_options import parser
+from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account, account
+
+WRONG_USE, REFUSED, INTERRUPTED = 2, 3, 130
+
+
+def me() -> Account:
+    """Who calls. Root has no stacks: they are their users'."""
+    try:
+        return account(pwd.getpwuid(os.geteuid()).pw_name)
+    except FleetError as error:
+        raise FleetError("CLI_AS_ROOT", "gpulab was started as root") from error
+
+
+def show(options: argparse.Namespace, result: dict[str, Any], lines: Sequence[str]) -> None:
+    print(json.dumps(result, indent=2) if options.json else "\n".join(lines))
+
+
+def status(options: argparse.Namespace) -> int:
+    from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab_status as part
+
+    result = part.answer(me(), options.stack)
+    show(options, result, part.lines(result))
+    return part.status_code(result)
+
+
+def gpus(options: argparse.Namespace) -> int:
+    from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab_gpus as part
+
+    result = part.answer(f"/run/user/{os.geteuid()}/docker.sock")
+    show(options, result, part.lines(result))
+    for found in result["findings"]:
+        if found["severity"] == "error":
+            explain(found)
+    return part.status_code(result)
+
+
+def verify(options: argparse.Namespace) -> int:
+    from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab_verify as part
+
+    result = part.recorded(me()) if options.recorded else part.prove(me())
+    show(options, result, part.lines(result))
+    return part.status_code(result)
+
+
+def history(options: argparse.Namespace) -> int:
+    from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab_inside as part
+    from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_stacks import pick
+
+    print("\n".join(part.history(pick(me(), options.stack)) or ["nothing was recorded"]))
+    return 0
+
+
+def logs(options: argparse.Namespace) -> int:
+    from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab_inside as part
+    from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_stacks import pick
+
+    place = pick(me(), options.stack)
+    if options.release:
+        print("\n".join(part.release_logs(place, options.release, options.service) or ["no logs were kept"]))
+        return 0
+    return part.logs(place, options.service, options.follow, options.tail, options.since)
+
+
+def shell(options: argparse.Namespace) -> int:
+    from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab_inside as part
+    from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_stacks import pick
+
+    return part.shell(pick(me(), options.stack), options.service, options.command, options.root)
+
+
+def run(options: argparse.Namespace) -> int:
+    from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab_inside as part
+    from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_stacks import pick
+
+    return part.run(pick(me(), options.stack), options.service, options.arguments, options.detach)
+
+
+VERBS = {
+    "status": status,
+    "gpus": gpus,
+    "verify": verify,
+    "history": history,
+    "logs": logs,
+    "shell": shell,
+    "run": run,
+}
+
+
+def explain(found: dict[str, Any]) -> None:
+    from ansible_collections.gpulab.fleet.plugins.module_utils._findings import message
+
+    print(message(found), file=sys.stderr)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    words = parser()
+    options = words.parse_args(arguments)
+    if not options.verb:
+        words.print_help()
+        return WRONG_USE
+    try:
+        return VERBS[options.verb](options)
+    except FleetError as error:
+        from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from_error
+
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        found = from_error(error, user=user, stack=getattr(options, "stack", None) or "STACK")
+        if getattr(options, "json", False):
+            print(json.dumps({"schema": 1, "finding": found}, indent=2))
+        explain(found)
+        return REFUSED
+    except BrokenPipeError:
+        # Whoever read along (head, less) has had enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return INTERRUPTED

@@ -1,0 +1,64 @@
+# Copyright: gpulab.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The command line of `gpulab`: its verbs, their options, their help."""
+
+from __future__ import annotations
+
+import argparse
+
+WHAT = "Your stacks and GPUs on this host, without sudo and without Ansible."
+EXIT = """\
+exit status:
+  0  done, or everything is well
+  1  something is not well: a stack, a proof
+  2  wrong use
+  3  refused or failed; what, why and the remedy are on standard error
+  shell and run: the status of the command in the container
+
+`docker compose` works as usual in a stack's current folder (gpulab status).
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    whole = argparse.ArgumentParser(
+        prog="gpulab", description=WHAT, epilog=EXIT, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = whole.add_subparsers(dest="verb", metavar="VERB", title="verbs")
+
+    def verb(name: str, text: str, as_json: bool = False) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        if as_json:
+            made.add_argument("--json", action="store_true", help="for programs")
+        return made
+
+    status = verb("status", "what runs, of which release, and whether it is well", True)
+    status.add_argument("stack", nargs="?", metavar="STACK", help="one stack only")
+
+    verb("gpus", "who holds which GPU since when, and what runs on it, of all users", True)
+
+    verify = verb("verify", "prove your GPUs in containers of your own engine, now", True)
+    verify.add_argument("--recorded", action="store_true", help="show what was proven last and whether it still holds")
+
+    history = verb("history", "what was deployed when, by whom and why")
+    history.add_argument("stack", metavar="STACK")
+
+    logs = verb("logs", "what a stack's services said")
+    logs.add_argument("stack", metavar="STACK")
+    logs.add_argument("service", nargs="?", metavar="SERVICE")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on as more is said")
+    logs.add_argument("-n", "--tail", metavar="LINES", help="the last lines only")
+    logs.add_argument("--since", metavar="TIME", help="10m, 2h or a date")
+    logs.add_argument("--release", metavar="RELEASE", help="what was kept of a release that failed")
+
+    shell = verb("shell", "a shell, or a command, in a service's running container")
+    shell.add_argument("--root", action="store_true", help="as the container's root, which is you on the host")
+    shell.add_argument("stack", metavar="STACK")
+    shell.add_argument("service", metavar="SERVICE")
+    shell.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="instead of a shell")
+
+    run = verb("run", "a service once more, by itself, with other arguments")
+    run.add_argument("-d", "--detach", action="store_true", help="do not wait; prints the container's name")
+    run.add_argument("stack", metavar="STACK")
+    run.add_argument("service", metavar="SERVICE")
+    run.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARG", help="what the container is to run")
+    return whole

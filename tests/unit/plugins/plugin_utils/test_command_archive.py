@@ -1,0 +1,92 @@
+"""The command as one file: always the same bytes, whole, and nothing of Ansible in it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from ansible_collections.gpulab.fleet.plugins.plugin_utils import _command_archive as made
+
+from tests.python310 import prefix
+
+VERBS = ("status", "gpus", "verify", "history", "logs", "shell", "run")
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("command") / "gpulab.pyz"
+    path.write_bytes(made.archive())
+    return path
+
+
+def pythons() -> list[str]:
+    old = prefix()
+    return [sys.executable, *([str(old / "bin" / "python3.10")] if old else [])]
+
+
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        (f"from {made.PACKAGE}._a import b, c", {"_a"}),
+        (f"    from {made.PACKAGE} import _a as part", {"_a"}),
+        (f"from {made.PACKAGE} import _a, _b", {"_a", "_b"}),
+        (f"from {made.PACKAGE}._a import (\n    b,\n    c,\n)", {"_a"}),
+        (f"from {made.PACKAGE} import (\n    _a,\n    _b as c,\n    _d,\n)", {"_a", "_b", "_d"}),
+        ("from ansible.module_utils.basic import AnsibleModule", set()),
+        (f"text = 'from {made.PACKAGE}._a import b'", set()),
+    ],
+)
+def test_imports_are_found(line: str, parts: set[str]) -> None:
+    assert made.imported(f"import os\n{line}\nx = 1\n") == parts
+
+
+def test_the_same_bytes_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = made.archive()
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")
+    assert made.archive() == first
+
+
+def test_nothing_of_ansible_is_in_it() -> None:
+    for name, text in made.parts().items():
+        assert not re.search(r"^\s*(?:from|import) ansible(?:\.|\s)", text, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("python", pythons())
+def test_every_part_can_be_imported_from_it(program: Path, python: str) -> None:
+    names = [Path(name).stem for name in zipfile.ZipFile(BytesIO(made.archive())).namelist() if "/_" in name]
+    code = f"import sys; sys.path.insert(0, {str(program)!r})\n" + "".join(
+        f"import {made.PACKAGE}.{name} as m; assert m.__file__.startswith({str(program)!r}), m.__file__\n"
+        for name in names
+        if not name.startswith("__")
+    )
+    done = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=False, cwd="/")
+    assert done.returncode == 0, done.stderr
+    assert len(names) > 15
+
+
+@pytest.mark.parametrize("python", pythons())
+def test_help_fits_a_terminal(program: Path, python: str) -> None:
+    for arguments in (["--help"], *([verb, "--help"] for verb in VERBS)):
+        environment = {**os.environ, "COLUMNS": "80"}
+        done = subprocess.run(
+            [python, "-I", str(program), *arguments], capture_output=True, text=True, check=False, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        assert max(map(len, done.stdout.splitlines())) <= 80, done.stdout
+    whole = subprocess.run([python, "-I", str(program)], capture_output=True, text=True, check=False)
+    assert whole.returncode == 2
+
+
+def test_the_probe_finds_its_own_text_in_it(program: Path) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(program)!r})\n"
+        f"from {made.PACKAGE}._passthrough import probe_source; assert 'cuInit' in probe_source()"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False, cwd="/")
+    assert done.returncode == 0, done.stderr
