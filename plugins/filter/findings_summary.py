@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+from ansible_collections.gpulab.fleet.plugins.module_utils._lines import why_not, wrapped
 
 DOCUMENTATION = r"""
 name: findings_summary
 short_description: What host_health_info found on a fleet, one line a host
 version_added: 0.1.0
 description:
-  - A table of hosts with verdict, GPUs, driver, engine, toolkit, the codes of what is wrong and what is lacking, failed
-    hosts first.
+  - A table of hosts with verdict, GPUs, driver, engine and toolkit, failed hosts first. Below each host the codes of what
+    is wrong, how much was not looked at, and what is lacking.
 options:
   _input:
     description: Results of M(gpulab.fleet.host_health_info) by host name.
@@ -41,7 +42,7 @@ _value:
   elements: str
 """
 
-HEADING = ("HOST", "VERDICT", "GPUS", "DRIVER", "ENGINE", "TOOLKIT", "FINDINGS")
+HEADING = ("HOST", "VERDICT", "GPUS", "DRIVER", "ENGINE", "TOOLKIT")
 ORDER = ("not seen", "fail", "unknown", "pass")
 
 
@@ -50,37 +51,36 @@ def findings_summary(results: Any) -> list[str]:
     if not isinstance(results, Mapping):
         raise AnsibleFilterError("findings_summary takes a mapping from host to result")
     rows = sorted(
-        (_row(name, result) for name, result in results.items()), key=lambda row: (ORDER.index(row[1]), row[0])
+        (_row(name, result) for name, result in results.items()), key=lambda row: (ORDER.index(row[0][1]), row[0][0])
     )
-    widths = [max(len(row[column]) for row in [HEADING, *rows]) for column in range(len(HEADING) - 1)]
+    widths = [max(map(len, column)) for column in zip(HEADING, *(cells for cells, _ in rows), strict=True)]
     lines = []
-    for row in [HEADING, *rows]:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        lines.append("  ".join([*cells, row[-1]]).rstrip())
+    for cells, notes in [(HEADING, ""), *rows]:
+        lines.append("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+        lines += wrapped("    ", notes) if notes else []
     return lines
 
 
-def _row(name: str, result: Any) -> tuple[str, ...]:
+def _row(name: str, result: Any) -> tuple[tuple[str, ...], str]:
+    """A host's cells, and what stands below them."""
     if not isinstance(result, Mapping) or "findings" not in result:
-        reason = str((result or {}).get("msg") or "no result").strip().splitlines()[0]
-        reason = reason.removeprefix("Task failed: ")
-        return (name, "not seen", "-", "-", "-", "-", reason[:80])
+        return (name, "not seen", "-", "-", "-", "-"), why_not(result or {}).splitlines()[0]
     host = result.get("host") or {}
     engine = host.get("engine") or {}
-    codes = [found["code"] for found in result["findings"] if found["severity"] != "info"]
+    notes = [found["code"] for found in result["findings"] if found["severity"] != "info"]
     if result.get("unknown"):
-        codes.append(f"{len(result['unknown'])} not looked at")
+        notes.append(f"{len(result['unknown'])} not looked at")
     if host.get("lacks"):
-        codes.append(f"lacks {', '.join(host['lacks'])}")
-    return (
+        notes.append(f"lacks {', '.join(host['lacks'])}")
+    cells = (
         name,
         str(result["verdict"]),
         str(len(host.get("gpus") or [])),
         str(host.get("driver") or "-"),
         str(engine.get("version") or "-"),
         str(host.get("toolkit") or "-"),
-        ", ".join(dict.fromkeys(codes)) or "-",
     )
+    return cells, ", ".join(dict.fromkeys(notes))
 
 
 class FilterModule:

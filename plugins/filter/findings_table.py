@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+from ansible_collections.gpulab.fleet.plugins.module_utils._lines import WIDTH, why_not
 
 DOCUMENTATION = r"""
 name: findings_table
@@ -27,9 +28,9 @@ options:
     type: str
     default: host
   width:
-    description: Columns that a line may take.
+    description: Columns that a line may take; 72 and what Ansible puts around it fill 80.
     type: int
-    default: 110
+    default: 72
 seealso:
   - plugin: gpulab.fleet.findings_summary
     plugin_type: filter
@@ -51,15 +52,15 @@ _value:
 """
 
 LABEL = 9  # columns of the first column
+ROOT_SEES = ("not permitted", "ermission denied", "needs root")
 
 
-def findings_table(result: Any, name: str = "host", width: int = 110) -> list[str]:
+def findings_table(result: Any, name: str = "host", width: int = WIDTH) -> list[str]:
     """The result of host_health_info as lines."""
     if not isinstance(result, Mapping):
         raise AnsibleFilterError("findings_table takes the result of host_health_info")
     if "findings" not in result:
-        reason = str(result.get("msg") or "no result").strip().removeprefix("Task failed: ")
-        return [f"{name}: NOT LOOKED AT", *_row("why", reason, width)]
+        return [f"{name}: NOT LOOKED AT", *_row("why", why_not(result), width)]
     lines = [f"{name}: {str(result['verdict']).upper()}, {tally(result)}"]
     for label, text in _facts(result.get("host") or {}):
         lines += _row(label, text, width)
@@ -71,6 +72,8 @@ def findings_table(result: Any, name: str = "host", width: int = 110) -> list[st
         lines.append("")
     for unknown in result.get("unknown") or []:
         lines += _row("UNKNOWN", f"{unknown['reason']} ({', '.join(unknown['checks'])})", width)
+        if any(words in unknown["reason"] for words in ROOT_SEES):
+            lines += _row("", "root may look: run it again with -b", width)
     return lines
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from ansible_collections.gpulab.fleet.plugins.module_utils._cuda import FORMAT, bare
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding
+from ansible_collections.gpulab.fleet.plugins.module_utils._lines import wrapped
 
 CUDA_CODES = {
     2: "CUDA_OUT_OF_MEMORY",
@@ -301,10 +302,13 @@ SAYS = {
 
 
 def lines(user: str, verdict: str, steps: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The proof as a person reads it: one line a step, with times."""
+    """The proof as a person reads it: one line a step, with times; a GPU's steps below its UUID."""
     text = [f"{verdict.upper():7} containers of {user}"]
+    heading = None
     for step in steps:
-        name = SAYS.get(step["name"], step["name"])
-        subject = f"{step['gpu']} {name}" if step["gpu"] else name
-        text.append(f"  {step['verdict']:7} {step['seconds']:6.2f} s  {subject}: {step['detail']}")
+        if step["gpu"] and step["gpu"] != heading:
+            text.append(f"  {step['gpu']}")
+        heading = step["gpu"]
+        start = f"{'    ' if heading else '  '}{step['verdict']:7} {step['seconds']:5.2f} s  "
+        text += wrapped(start, f"{SAYS.get(step['name'], step['name'])}: {step['detail']}")
     return text

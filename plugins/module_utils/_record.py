@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding
+from ansible_collections.gpulab.fleet.plugins.module_utils._lines import wrapped
 from ansible_collections.gpulab.fleet.plugins.module_utils._proof import fold
 
 SCHEMA = 1
@@ -96,6 +97,7 @@ def host_lines(info: Mapping[str, Any]) -> list[str]:
     for gpu in info["gpus"]:
         memory = (gpu.get("memory_total_bytes") or 0) / (1 << 30)
         name = gpu["uuid"] or f"index {gpu['index']}"
-        text.append(f"  {gpu['status']:7} {name} {gpu['name']}, {memory:.0f} GiB")
-    text += [f"  {found['severity']:7} {found['code']}: {found['evidence']}" for found in info["findings"]]
+        text += wrapped(f"  {gpu['status']:7} ", f"{name} {gpu['name']}, {memory:.0f} GiB")
+    for found in info["findings"]:
+        text += wrapped(f"  {found['severity']:7} ", f"{found['code']}: {found['evidence']}")
     return text

@@ -15,6 +15,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._files import write_a
 from ansible_collections.gpulab.fleet.plugins.module_utils._journal import FILE, FOLDERS, TREE, Journal
 
 Diff = list[dict[str, str]]
+LONG = 20  # lines of a removed file that a diff shows
 
 
 def text_of(path: Path) -> str:
@@ -33,6 +34,11 @@ def shown(data: bytes, mode: int) -> str:
     return redact(data.decode("utf-8", "replace"))
 
 
+def brief(text: str) -> str:
+    """A file that goes and is long, by its size: it is of ours, and its lines are no help to a reader of a diff."""
+    return f"({text.count(chr(10))} lines)\n" if text.count("\n") > LONG else text
+
+
 def file(journal: Journal, name: str, diff: Diff) -> str:
     """Bring a file back to what it was; empty when it is that already."""
     before = journal.entries(FILE)[name]
@@ -43,7 +49,7 @@ def file(journal: Journal, name: str, diff: Diff) -> str:
             action = f"removed {path}"
             if not journal.check:
                 path.unlink()
-        after = ""
+        was, after = brief(was), ""
     elif "link" in before:
         after = f"link to {before['link']}\n"
         if was != after:

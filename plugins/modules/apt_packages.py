@@ -286,6 +286,8 @@ class Packages:
             "steps": [f"{n} {step['from'] or '(new)'} to {step['to'] or '(away)'}" for n, step in pending.items()],
             "findings": self.findings,
             "diff": {
+                "before_header": "packages",
+                "after_header": "packages",
                 "before": listing(before, {n for n, i in installed.items() if i.held}),
                 "after": listing(after, marked(now, steps)),
             },
@@ -436,7 +438,10 @@ class Packages:
                 raise FleetError("PACKAGE_DOWNGRADE", f"{package.name} {present.version} installed, {version} wanted")
             targets[package.name] = version
         if unseen:
-            self.module.warn(f"not offered by the sources as they are now: {', '.join(unseen)}")
+            self.module.warn(
+                f"not predictable in check mode, as the sources do not offer it yet: {', '.join(unseen)}. "
+                "The run itself sets up the source first, and stops if it is not there either."
+            )
         return targets
 
     def offers(self, names: list[str]) -> dict[str, Offer]:

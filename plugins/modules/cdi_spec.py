@@ -68,7 +68,7 @@ attributes:
       be written is predicted.
     support: full
   diff_mode:
-    description: Shows settings, units and specs; of the program, its checksum.
+    description: Shows settings and units; of a spec what it gives a container, of the program its checksum.
     support: full
   platform:
     description: Debian and Ubuntu with systemd.
@@ -411,6 +411,8 @@ class CdiSpec:
     def show(self, path: str, before: str, after: str) -> None:
         if path in (_cdi.PROGRAM, _gpu_shares.PROGRAM):  # a program's text is no help to a reader of a diff
             before, after = checksum(before), checksum(after)
+        if path.endswith(f"/{_cdi.SPEC_NAME}"):
+            before, after = outline(before), outline(after)
         self.diff.append({"before_header": path, "after_header": path, "before": before, "after": after})
 
     def reload(self, files: Iterable[str], users: Iterable[str]) -> None:
@@ -473,6 +475,24 @@ class CdiSpec:
 
 
 DROP_IN_FOLDERS = ("user@.service.d", "docker.service.d", "gpulab-cdi.service.d", "gpulab-cdi-poll.service.d")
+
+
+def outline(text: str) -> str:
+    """What a spec gives a container, a line each: the file itself is hundreds of lines. No spec is shown as it is."""
+    try:
+        spec = json.loads(text)
+        shared = spec.get("containerEdits", {})
+        lines = [
+            f"device {device['name']}: "
+            + " ".join(node["path"] for node in device["containerEdits"].get("deviceNodes", []))
+            for device in spec["devices"]
+        ]
+        lines += [f"node {node['path']}" for node in shared.get("deviceNodes", [])]
+        lines += [f"mount {mount['containerPath']}" for mount in shared.get("mounts", [])]
+        lines += [f"hook {' '.join(hook.get('args', [])[1:2])}" for hook in shared.get("hooks", [])]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return text
+    return "".join(f"{line}\n" for line in lines) + checksum(text)
 
 
 def checksum(text: str) -> str:

@@ -133,6 +133,11 @@ actions:
   type: list
   elements: str
   returned: success
+lines:
+  description: What runs, where it listens and which GPUs it has, for people; in check mode what would be done.
+  type: list
+  elements: str
+  returned: success
 folder:
   description: The stack's folder on the host.
   type: str
@@ -178,6 +183,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from_error, message
 from ansible_collections.gpulab.fleet.plugins.module_utils._stack_deploy import Handed, Plan, Stack
+from ansible_collections.gpulab.fleet.plugins.module_utils._stack_lines import lines
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import account, as_user
 
 SPEC = {
@@ -242,9 +248,13 @@ def main() -> None:
         result = work() if os.geteuid() == user.uid else as_user(user, work)
     except FleetError as error:
         if module.check_mode and error.code == "USER_MISSING":
-            module.exit_json(changed=present, actions=[f"deploy (there is no {params['user']} yet)"] if present else [])
+            actions = [f"deploy (there is no {params['user']} yet)"] if present else []
+            shown = lines(params["name"], params["user"], {"actions": actions, "services": []}, check=True)
+            module.exit_json(changed=present, actions=actions, lines=shown)
         found = from_error(error, user=params["user"], stack=params["name"])
         module.fail_json(msg=message(found), finding=found)
+    if "needs" not in result:
+        result["lines"] = lines(params["name"], params["user"], result, module.check_mode)
     module.exit_json(**result)
 
 

@@ -63,7 +63,16 @@ def main() -> None:
         journal.add(ACCOUNT, name)
     recorded = [f"{ACCOUNT} {name}" for name in new]
     after = "".join(f"{line}\n" for line in recorded)
-    module.exit_json(changed=bool(new), recorded=recorded, diff={"before": "", "after": after})
+    module.exit_json(
+        changed=bool(new),
+        recorded=recorded,
+        diff={
+            "before_header": "the host's journal",
+            "after_header": "the host's journal",
+            "before": "",
+            "after": after,
+        },
+    )
 
 
 if __name__ == "__main__":

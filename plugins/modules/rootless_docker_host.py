@@ -234,6 +234,8 @@ class Host:
             states = {name: units[name].get("UnitFileState") or "absent" for name in masks}
             self.diff.append(
                 {
+                    "before_header": "units",
+                    "after_header": "units",
                     "before": "".join(f"{name} {state}\n" for name, state in states.items()),
                     "after": "".join(f"{name} masked\n" for name in masks),
                 }

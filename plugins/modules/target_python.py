@@ -151,7 +151,9 @@ def main() -> None:
     lacks = not has(root, digest) and not archive
     answer: dict[str, Any] = {"path": str(root / "current"), "digest": digest, "changed": changed, "lacks": lacks}
     if module._diff:
-        answer["diff"] = {"before": f"{before}\n" if before else "", "after": f"{digest}\n", "before_header": "current"}
+        where = str(root / "current")
+        shown = {"before": f"{before}\n" if before else "", "after": f"{digest}\n"}
+        answer["diff"] = {"before_header": where, "after_header": where, **shown}
     if changed and not lacks and not module.check_mode:
         Journal().add(TREE, str(root))
         try:

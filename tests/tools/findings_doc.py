@@ -27,19 +27,23 @@ HEAD = """\
 <!-- Made from plugins/module_utils/_catalogue.py by tests/tools/findings_doc.py: change it there. -->
 # What this collection can find wrong
 
-{count} conditions, each with a stable name. `ansible-playbook gpulab.fleet.doctor` looks for them, the preflight of
-`site.yml` stops at those that would stop an installation, and the proof names them when a GPU does not work. A finding
+{count} conditions, each with a stable name. `ansible-playbook -i inventory gpulab.fleet.doctor` looks for them, the preflight
+of `site.yml` stops at those that would stop an installation, and the proof names them when a GPU does not work. A finding
 says what was seen on the host besides what stands here. What could not be looked at is reported as unknown, never as
 healthy.
 
 An *error* stops an installation or a GPU, a *warning* will hurt later, a *note* is worth knowing. `{{names}}` stand for
 values of the host.
+
+Look for the name, or by what is wrong: {layers}.
 """
 
 
 def render(catalogue: dict[str, dict[str, Any]]) -> str:
     """The page."""
-    parts = [HEAD.format(count=len(catalogue))]
+    there = [title for layer, title in LAYERS.items() if any(entry["layer"] == layer for entry in catalogue.values())]
+    links = ", ".join(f"[{title}](#{title.lower().replace(' ', '-')})" for title in there)
+    parts = [HEAD.format(count=len(catalogue), layers=links)]
     for layer, title in LAYERS.items():
         entries = {code: entry for code, entry in catalogue.items() if entry["layer"] == layer}
         if entries:

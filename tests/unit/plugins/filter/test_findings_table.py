@@ -37,7 +37,8 @@ def result(**changes: Any) -> dict[str, Any]:
 def test_a_healthy_host_takes_a_few_lines() -> None:
     assert findings_table(result(), "gpu1") == [
         "gpu1: PASS, nothing found",
-        "  system   Ubuntu 22.04 (jammy), x86_64, kernel 5.15.0-91-generic, systemd 249",
+        "  system   Ubuntu 22.04 (jammy), x86_64, kernel 5.15.0-91-generic,",
+        "           systemd 249",
         "  GPU      0: NVIDIA H200, 143771 MiB, GPU-1",
         "  driver   580.95.05",
         "  engine   docker-ce 28.5.2",
@@ -91,12 +92,20 @@ def test_unknown_is_shown() -> None:
         result(verdict="unknown", unknown=[{"checks": ["kernel_log"], "reason": "log: not permitted"}]), "gpu1"
     )
     assert lines[0] == "gpu1: UNKNOWN, 1 not looked at"
-    assert lines[-1] == "  UNKNOWN  log: not permitted (kernel_log)"
+    assert lines[-2:] == [
+        "  UNKNOWN  log: not permitted (kernel_log)",
+        "           root may look: run it again with -b",
+    ]
+
+
+def test_root_is_not_advised_where_it_would_not_help() -> None:
+    lines = findings_table(result(unknown=[{"checks": ["engine"], "reason": "no answer within 5 s"}]))
+    assert lines[-1] == "  UNKNOWN  no answer within 5 s (engine)"
 
 
 def test_lines_keep_to_the_width() -> None:
-    lines = findings_table(result(findings=[finding("UVM_NODE_STALE", "x " * 200)]), "gpu1", 80)
-    assert max(map(len, lines)) <= 80
+    lines = findings_table(result(findings=[finding("UVM_NODE_STALE", "x " * 200)]), "gpu1")
+    assert max(map(len, lines)) <= 72
 
 
 def test_a_host_that_did_not_answer() -> None:

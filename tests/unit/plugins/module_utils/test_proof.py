@@ -222,7 +222,18 @@ def test_lines_name_verdict_time_and_gpu() -> None:
     judged = _proof.judge_gpu(answer(), GPU0, 1, 0.3, "ann")
     text = _proof.lines("ann", "pass", judged.steps)
     assert text[0].split() == ["PASS", "containers", "of", "ann"]
-    assert any("pass" in line and "0.50 s" in line and GPU0 in line and "16381" in line for line in text)
+    assert text[1] == f"  {GPU0}"
+    (compute,) = [line for line in text if "computes" in line]
+    assert compute.startswith("    pass     0.50 s  computes: ")
+    assert any("16381" in line for line in text)
+
+
+def test_lines_fit_a_terminal_and_a_gpu_is_named_once() -> None:
+    steps = [step for gpu in (GPU0, GPU1) for step in _proof.judge_gpu(answer(), gpu, 1, 0.3, "ann").steps]
+    text = _proof.lines("ann", "pass", [*steps, {**steps[0], "name": "none", "gpu": None, "detail": "x " * 90}])
+    assert max(map(len, text)) <= 72
+    assert text.count(f"  {GPU0}") == text.count(f"  {GPU1}") == 1
+    assert any(line.startswith("  pass     ") and "negative control" in line for line in text)
 
 
 def test_steps_can_be_sent_as_json() -> None:

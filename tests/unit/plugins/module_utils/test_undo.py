@@ -104,3 +104,22 @@ def test_no_secret_is_in_a_diff(tmp_path: Path) -> None:
     text = str(diff)
     assert "s3cret" not in text and "t0psecret" not in text and "proxy:3128" in text
     assert key.read_text() == "login ann password s3cret\n"
+
+
+def test_a_long_file_that_goes_is_shown_by_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "program.py"
+    journal = Journal()
+    journal.write(path, b"line\n" * 300, 0o644)
+    diff: _undo.Diff = []
+    _undo.file(journal, str(path), diff)
+    assert (diff[0]["before"], diff[0]["after"]) == ("(300 lines)\n", "")
+
+
+def test_a_long_file_that_comes_back_is_shown_whole(tmp_path: Path) -> None:
+    path = tmp_path / "settings"
+    path.write_text("old\n" * 300)
+    journal = Journal()
+    journal.write(path, b"new\n" * 300, 0o644)
+    diff: _undo.Diff = []
+    _undo.file(journal, str(path), diff)
+    assert (diff[0]["before"], diff[0]["after"]) == ("new\n" * 300, "old\n" * 300)

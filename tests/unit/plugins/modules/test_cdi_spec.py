@@ -162,3 +162,23 @@ def test_without_nvidia_ctk(monkeypatch: pytest.MonkeyPatch, dpkg: str, check: b
         spec.present()
     assert raised.value.finding.code == code
     assert spec.actions == []
+
+
+def test_a_diff_shows_what_a_spec_gives_and_no_change_is_hidden() -> None:
+    spec = {
+        "devices": [{"name": "0", "containerEdits": {"deviceNodes": [{"path": "/dev/nvidia0"}]}}],
+        "containerEdits": {
+            "env": ["A=1"],
+            "deviceNodes": [{"path": "/dev/nvidiactl"}],
+            "mounts": [{"hostPath": "/a", "containerPath": "/b"}],
+            "hooks": [{"path": "/usr/bin/nvidia-cdi-hook", "args": ["nvidia-cdi-hook", "update-ldcache"]}],
+        },
+    }
+    shown = cdi_spec.outline(json.dumps(spec)).splitlines()
+    assert shown[:-1] == ["device 0: /dev/nvidia0", "node /dev/nvidiactl", "mount /b", "hook update-ldcache"]
+    assert cdi_spec.outline(json.dumps(spec).replace("A=1", "A=2")).splitlines()[-1] != shown[-1]
+
+
+@pytest.mark.parametrize("text", ["", "(what nvidia-ctk will say)\n", "[]", '{"devices": [1]}'])
+def test_what_is_no_spec_is_shown_as_it_is(text: str) -> None:
+    assert cdi_spec.outline(text) == text
