@@ -115,7 +115,7 @@ def adapt(
     for name, service in sorted((changed.get("services") or {}).items()):
         where = f"services.{name}"
         notes += _gpus(service, where, list(gpus.get(name) or []))
-        notes += _rights(service, where)
+        notes += _rights(service, where, bool(gpus.get(name)))
         notes += _limits(service, where, host)
         notes += _unset(service, where)
         mount_notes, mount_problems = mounts.adapt(service, where, host.home, host.socket)
@@ -176,7 +176,7 @@ def _gpus(service: dict[str, Any], where: str, uuids: list[str]) -> list[str]:
     return notes
 
 
-def _rights(service: dict[str, Any], where: str) -> list[str]:
+def _rights(service: dict[str, Any], where: str, gpus: bool) -> list[str]:
     notes = []
     if service.pop("privileged", None):
         service["cap_add"] = ["ALL"]
@@ -188,6 +188,9 @@ def _rights(service: dict[str, Any], where: str) -> list[str]:
     elif service.get("cap_add"):
         added = ", ".join(service["cap_add"])
         notes.append(f"{where}.cap_add: {added} holds within the container only, not over the host")
+    if gpus and service.get("pid") == "host":
+        del service["pid"]
+        notes.append(f"{where}.pid: host was taken out: NVIDIA's hook cannot start a container with a GPU in there")
     for key, what in SHARED.items():
         if service.get(key) == "host":
             notes.append(f"{where}.{key}: host {what}")

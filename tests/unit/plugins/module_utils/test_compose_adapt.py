@@ -150,7 +150,7 @@ def test_a_simulator_container() -> None:
     host = dataclasses.replace(HOST, ulimits={"memlock": 8388608, "nofile": 524288}, binds=frozenset({"pids"}))
     changed, notes = adapted(config, host, gpus={"s": [UUID]})
     service = changed["services"]["s"]
-    assert not {"privileged", "runtime", "gpus"} & set(service)
+    assert not {"privileged", "runtime", "gpus", "pid"} & set(service)
     assert service["cap_add"] == ["ALL"]
     assert service["security_opt"] == ["seccomp=unconfined", "systempaths=unconfined"]
     assert "mem_limit" not in service and service["deploy"]["resources"]["limits"] == {"pids": 99}
@@ -160,7 +160,7 @@ def test_a_simulator_container() -> None:
     assert service["environment"]["NVIDIA_DRIVER_CAPABILITIES"] == "all"
     assert "NVIDIA_VISIBLE_DEVICES" not in service["environment"]
     text = "\n".join(notes)
-    for said in ("privileged: true became", "ipc: host", "pid: host", "ulimits.memlock: -1 became 8388608",
+    for said in ("privileged: true became", "ipc: host", "pid: host was taken", "ulimits.memlock: -1 became 8388608",
                  "mem_limit: 8589934592 was taken out", "deploy.resources.limits.cpus: 2 was taken out",
                  "gpus, runtime: nvidia, NVIDIA_VISIBLE_DEVICES=all became",
                  "CUDA_VISIBLE_DEVICES is 1"):  # fmt: skip
@@ -172,6 +172,12 @@ def test_who_gets_no_gpu_asks_for_none() -> None:
     changed, notes = adapted(one(gpus=[{"count": 1}], environment={"A": "b"}))
     assert changed["services"]["s"] == {"image": "i", "environment": {"A": "b"}}
     assert notes == ["services.s: gpus became nothing: no GPU was given to it"]
+
+
+def test_the_hosts_processes_without_a_gpu() -> None:
+    changed, notes = adapted(one(pid="host"))
+    assert changed["services"]["s"]["pid"] == "host"
+    assert notes == ["services.s.pid: host sees every process of the host, and can end those of its own user"]
 
 
 def test_a_plain_file_is_left_alone() -> None:
