@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.gpulab.fleet.plugins.module_utils import _daemon_json as settings
-from ansible_collections.gpulab.fleet.plugins.module_utils import _home_record, _registries, _stack_files
+from ansible_collections.gpulab.fleet.plugins.module_utils import _gpu_holders, _home_record, _registries, _stack_files
 from ansible_collections.gpulab.fleet.plugins.module_utils._docker_api import get
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import read_text, write_atomic
@@ -84,6 +84,7 @@ class Away:
         """Everything but the data and our own notes, which are needed until the data are settled."""
         self.note_data_root()
         self.stacks()
+        self.gpus()
         self.stop()
         self.restore_daemon_json()
         self.restore_cli()
@@ -108,6 +109,13 @@ class Away:
             stack = Stack(plan, self.user, self.check, Handed())
             removed = stack.remove(without_engine=not self.answers())
             self.actions += [f"stack {name}: {action}" for action in removed["actions"]]
+
+    def gpus(self) -> None:
+        """What this user's stacks held is everybody's again."""
+        if _gpu_holders.path_of(self.user).exists():
+            self.actions.append("gave back the GPUs of all stacks")
+            if not self.check:
+                _gpu_holders.record(self.user, {})
 
     def answers(self) -> bool:
         """Whether the engine can be asked; one that is merely off is started, because it knows the containers."""
@@ -205,9 +213,12 @@ class Away:
 
     def restore_files(self) -> None:
         known: dict[str, Any] = self.state.get("original", {}).get("files", {})
+        others = _home_record.files(self.user.home)
         spare = self.engine.unit.with_name("docker.service.before-gpulab")
-        for path in (self.engine.link, self.engine.unit, self.engine.context, self.engine.socket_link):
-            before = known.get(str(path))
+        own = (self.engine.link, self.engine.unit, self.engine.context, self.engine.socket_link)
+        # Links go before what they lead to.
+        for path in (*own, *map(Path, sorted(others, key=len, reverse=True))):
+            before = others.get(str(path), known.get(str(path)))
             if _home_record.kept(path) == before:
                 continue
             self.actions.append(f"{'removed' if before is None else 'restored'} {path}")

@@ -69,6 +69,10 @@ def clean(value: Any) -> str:
     return re.sub(r"[^\x20-\x7e\u00a1-\uffff]", "?", str(value))[:200]
 
 
+def path_of(user: Account, folder: Path | None = None) -> Path:
+    return (folder or FOLDER) / str(user.uid)
+
+
 # --- reading ---------------------------------------------------------------------------------------------------
 
 
@@ -160,7 +164,7 @@ def claim(user: Account, stack: str, services: Mapping[str, Mapping[str, Any]], 
             for gpu in wanted["gpus"]:
                 if gpu in others:
                     raise FleetError("GPU_HELD", f"{service} of {stack} is to have {gpu}, held by {others[gpu].told()}")
-        stacks = dict(_mapping(_load(folder / str(user.uid), user.uid).get("stacks")))
+        stacks = dict(_mapping(_load(path_of(user, folder), user.uid).get("stacks")))
         stacks[stack] = services
         _write(user, stacks, folder)
 
@@ -171,7 +175,7 @@ def give_back(user: Account, stack: str, folder: Path | None = None) -> None:
 
 
 def _write(user: Account, stacks: Stacks, folder: Path) -> None:
-    path = folder / str(user.uid)
+    path = path_of(user, folder)
     before = _mapping(_load(path, user.uid).get("stacks"))
     kept: dict[str, dict[str, Any]] = {}
     for stack, services in stacks.items():
@@ -179,14 +183,15 @@ def _write(user: Account, stacks: Stacks, folder: Path) -> None:
             if entry.get("gpus"):
                 known = _mapping(_mapping(before.get(stack)).get(service))
                 kept.setdefault(stack, {})[service] = _entry(entry, known)
-    if kept == before and path.exists():
+    if not kept:
+        with contextlib.suppress(PermissionError):  # somebody else's, which says nothing of this user
+            path.unlink(missing_ok=True)
+        return
+    if kept == before:
         return
     data = (json.dumps({"schema": SCHEMA, "stacks": kept}, indent=2, sort_keys=True) + "\n").encode()
     try:
-        if kept:
-            write_atomic(path, data, 0o644)
-        else:
-            path.unlink(missing_ok=True)
+        write_atomic(path, data, 0o644)
     except OSError as error:
         raise FleetError("GPU_HOLDERS_UNWRITABLE", f"{path}: {error.strerror}") from error
 

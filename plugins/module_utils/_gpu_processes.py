@@ -15,7 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.gpulab.fleet.plugins.module_utils._files import read_text
 from ansible_collections.gpulab.fleet.plugins.module_utils._gpu_holders import clean
+from ansible_collections.gpulab.fleet.plugins.module_utils._subid import parse
 
 QUESTIONS = {
     "compute": "nvmlDeviceGetComputeRunningProcesses",
@@ -100,11 +103,15 @@ def describe(pid: int, kind: str = "compute", memory: int | None = None, proc: P
     return Process(pid, kind, memory, name_of(uid), uid, clean(command), started(place, proc), container_of(pid, proc))
 
 
-def name_of(uid: int) -> str:
-    try:
+def name_of(uid: int, etc: Path = Path("/etc")) -> str:
+    """Whose process it is. In a rootless container a user of the image's is one of somebody's subordinate ids."""
+    with contextlib.suppress(KeyError):
         return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid {uid}"
+    with contextlib.suppress(FleetError, OSError):
+        for each in parse(read_text(etc / "subuid"), "subuid"):
+            if each.start <= uid < each.start + each.count:
+                return name_of(int(each.owner), etc) if each.owner.isdecimal() else clean(each.owner)
+    return f"uid {uid}"
 
 
 def _stat(place: Path) -> list[str]:

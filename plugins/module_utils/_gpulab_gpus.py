@@ -128,8 +128,9 @@ def of_gpu(gpu: Mapping[str, Any], columns: int) -> list[str]:
         for each in gpu["holders"]
     ]
     for each in gpu["processes"]:
-        memory = f"{readable(each['memory_used_bytes'])}, " if each["memory_used_bytes"] else ""
-        what = f"since {when(each['since'])}, {memory}{each['command']}"
+        known = [f"since {when(each['since'])}"] if each["since"] else []
+        known += [readable(each["memory_used_bytes"])] if each["memory_used_bytes"] else []
+        what = ", ".join([*known, each["command"] or "not a process of this host's"])
         rows.append([f"pid {each['pid']}", each["user"] or "?", told_place(each), what])
     return [cut(head, columns), f"  {gpu['uuid']}", *(table(rows, columns, "  ") or ["  free"])]
 
@@ -139,4 +140,4 @@ def told_place(process: Mapping[str, Any]) -> str:
         return f"{process['stack']}/{process['service']}"
     if process["container"]:
         return f"container {process['service'] or process['container']}"
-    return "no container"
+    return "no container" if process["command"] else "?"

@@ -11,6 +11,7 @@ import contextlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import write_atomic
 
@@ -66,6 +67,36 @@ def remove_empty(folders: Iterable[str]) -> list[str]:
             Path(folder).rmdir()
             gone.append(folder)
     return gone
+
+
+# --- other files -------------------------------------------------------------------------------------------
+
+
+def _files_path(home: Path) -> Path:
+    return state_folder(home) / "files.json"
+
+
+def files(home: Path) -> dict[str, Any]:
+    """Files that were written beside the engine's own, by path, and what was there before (see `kept`)."""
+    with contextlib.suppress(OSError, ValueError):
+        found: dict[str, Any] = json.loads(_files_path(home).read_text(encoding="utf-8"))
+        return found
+    return {}
+
+
+def remember_files(home: Path, paths: Iterable[Path]) -> None:
+    """Before these files are written: how they are, and which folders will be made for them."""
+    known = files(home)
+    new = [path for path in paths if str(path) not in known]
+    if not new:
+        return
+    made = missing_folders(home, new)
+    if made:
+        record = stacks(home)
+        record["folders"] = list(dict.fromkeys([*record["folders"], *made]))
+        write_atomic(_stacks_path(home), (json.dumps(record, indent=2) + "\n").encode(), 0o600, 0o700)
+    known.update({str(path): kept(path) for path in new})
+    write_atomic(_files_path(home), (json.dumps(known, indent=2) + "\n").encode(), 0o600, 0o700)
 
 
 # --- stacks ------------------------------------------------------------------------------------------------

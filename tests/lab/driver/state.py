@@ -300,6 +300,7 @@ def change(state: State, setting: str) -> None:
             "corrupt_copy",
             "copy_mib_s",
             "copy_container_mib_s",
+            "processes",
         ):
             one[name] = _scalar(value)
         else:

@@ -2,7 +2,9 @@
 #include "nvml.h"
 #include "standin.h"
 
+#include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define MIB (1024ULL * 1024ULL)
@@ -293,30 +295,50 @@ EXPORT nvmlReturn_t nvmlDeviceGetRowRemapperHistogram(nvmlDevice_t device, nvmlR
     return error;
 }
 
-/* No process is ever listed: the stand-in does not know who uses it. */
-static nvmlReturn_t no_processes(nvmlDevice_t device, unsigned *count)
+/* What the functions of version 2 and 3 fill in; the first version's entries end before the instances. */
+typedef struct {
+    unsigned pid;
+    unsigned long long memory;
+    unsigned gpu_instance, compute_instance;
+} process_t;
+
+/* The stand-in does not know who uses a GPU: it lists the processes that its state names, as "PID:MIB,PID:MIB". */
+static nvmlReturn_t processes(nvmlDevice_t device, const char *name, unsigned *count, char *list, size_t size)
 {
+    char text[512];
     nvmlReturn_t error = device_error(device);
-    if (error == NVML_SUCCESS && count == NULL)
+    if (error != NVML_SUCCESS)
+        return error;
+    if (count == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
-    if (error == NVML_SUCCESS)
-        *count = 0;
-    return error;
+    unsigned room = list == NULL ? 0 : *count, there = 0;
+    const char *next = device->mig < 0 ? gpu_property(device->gpu, name, text, sizeof text) : NULL;
+    while (next != NULL && *next != '\0') {
+        char *end;
+        process_t one = {(unsigned)strtoul(next, &end, 10), 0, ~0u, ~0u};
+        if (*end == ':')
+            one.memory = strtoull(end + 1, &end, 10) << 20;
+        if (there < room)
+            memcpy(list + there * size, &one, size);
+        there++;
+        next = *end == ',' ? end + 1 : NULL;
+    }
+    *count = there;
+    return there > room ? NVML_ERROR_INSUFFICIENT_SIZE : NVML_SUCCESS;
 }
 
-#define PROCESSES(function)                                                                                            \
+#define PROCESSES(function, name, size)                                                                                \
     EXPORT nvmlReturn_t function(nvmlDevice_t device, unsigned *count, void *list)                                     \
     {                                                                                                                  \
-        (void)list;                                                                                                    \
-        return no_processes(device, count);                                                                            \
+        return processes(device, name, count, list, size);                                                             \
     }
-PROCESSES(nvmlDeviceGetComputeRunningProcesses)
-PROCESSES(nvmlDeviceGetComputeRunningProcesses_v2)
-PROCESSES(nvmlDeviceGetComputeRunningProcesses_v3)
-PROCESSES(nvmlDeviceGetGraphicsRunningProcesses)
-PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v2)
-PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v3)
-PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses_v3)
+PROCESSES(nvmlDeviceGetComputeRunningProcesses, "processes", offsetof(process_t, gpu_instance))
+PROCESSES(nvmlDeviceGetComputeRunningProcesses_v2, "processes", sizeof(process_t))
+PROCESSES(nvmlDeviceGetComputeRunningProcesses_v3, "processes", sizeof(process_t))
+PROCESSES(nvmlDeviceGetGraphicsRunningProcesses, "none", offsetof(process_t, gpu_instance))
+PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v2, "none", sizeof(process_t))
+PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v3, "none", sizeof(process_t))
+PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses_v3, "none", sizeof(process_t))
 
 /* Two GPUs on the same NUMA node, below different host bridges. */
 EXPORT nvmlReturn_t nvmlDeviceGetTopologyCommonAncestor(nvmlDevice_t one, nvmlDevice_t other, int *level)

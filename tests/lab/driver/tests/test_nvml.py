@@ -117,6 +117,14 @@ def test_health_faults(make: Make, fault: str, expression: str, expected: Any) -
     assert ask(make(fault), expression) == expected
 
 
+def test_processes_are_those_that_are_named(make: Make) -> None:
+    rig = make(settings=("gpu.0.processes=4711:900,12",))
+    question = "[(p.pid, p.usedGpuMemory) for p in nvml.nvmlDeviceGet{}RunningProcesses(gpu)]"
+    assert ask(rig, question.format("Compute")) == [[4711, 900 << 20], [12, 0]]
+    assert ask(rig, question.format("Graphics")) == []
+    assert ask(rig, question.format("Compute"), gpu=1) == []
+
+
 def test_mig_devices_follow_their_capability_nodes(make: Make) -> None:
     rig = make(settings=("gpu.0.mig=1g.5gb,2g.10gb",))
     seen = """[(nvml.nvmlDeviceGetUUID(mig), nvml.nvmlDeviceGetGpuInstanceId(mig),

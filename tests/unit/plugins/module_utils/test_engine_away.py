@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpulab.fleet.plugins.module_utils import _engine_away, _home_record
+from ansible_collections.gpulab.fleet.plugins.module_utils import _engine_away, _gpu_holders, _home_record
 from ansible_collections.gpulab.fleet.plugins.module_utils import _rootless_engine as engine_module
 from ansible_collections.gpulab.fleet.plugins.module_utils._engine_away import Away
 from ansible_collections.gpulab.fleet.plugins.module_utils._rootless_engine import Engine
+from ansible_collections.gpulab.fleet.plugins.module_utils._settle_unit import ensure_unit
+from ansible_collections.gpulab.fleet.plugins.module_utils._settle_unit import paths as settle_paths
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
 
 
@@ -167,3 +169,35 @@ def test_folders_of_stacks_are_known_as_made_or_as_found(user: Account) -> None:
     assert known["data"] == [str(root / "data" / "s" / "runs")]
     assert str(root / "stacks") in known["folders"] and str(root / "data" / "s") in known["folders"]
     assert str(found) not in known["folders"]
+
+
+def test_the_unit_that_settles_goes_with_the_engine(user: Account) -> None:
+    come(user)
+    assert len(ensure_unit(user, check=True)) == 2 and not settle_paths(user)[0].exists()
+    assert len(ensure_unit(user)) == 2
+    assert settle_paths(user)[1].resolve() == settle_paths(user)[0]
+    assert ensure_unit(user) == []
+    settle_paths(user)[0].write_text("changed")
+    assert len(ensure_unit(user)) == 1
+    predicted = go(user, check=True)
+    assert set(predicted) <= set(go(user))
+    assert tree(user.home) == {}
+
+
+def test_a_unit_of_that_name_that_was_there_is_there_again(user: Account) -> None:
+    unit = settle_paths(user)[0]
+    unit.parent.mkdir(parents=True)
+    unit.write_text("by hand\n")
+    come(user)
+    ensure_unit(user)
+    go(user)
+    assert unit.read_text() == "by hand\n" and list(unit.parent.iterdir()) == [unit]
+
+
+def test_gpus_are_given_back(user: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_gpu_holders, "FOLDER", tmp_path)
+    come(user)
+    _gpu_holders.claim(user, "one", {"training": {"gpus": ["GPU-a"]}})
+    file = _gpu_holders.path_of(user)
+    assert "gave back the GPUs of all stacks" in go(user, check=True) and file.exists()
+    assert "gave back the GPUs of all stacks" in go(user) and not file.exists()

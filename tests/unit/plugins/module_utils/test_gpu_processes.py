@@ -102,6 +102,15 @@ def test_kernel_threads_and_processes_that_are_gone(proc: Path) -> None:
     assert processes.describe(99, "graphics", 5, proc) == processes.Process(99, "graphics", 5)
 
 
+@pytest.mark.parametrize(
+    ("uid", "name"),
+    [(0, "root"), (300999, "ada"), (365536, "uid 365536"), (400000, "root"), (500000, "uid 987654321")],
+)
+def test_owners(tmp_path: Path, uid: int, name: str) -> None:
+    (tmp_path / "subuid").write_text("ada:300000:65536\n0:400000:10\n987654321:500000:10\n")
+    assert processes.name_of(uid, tmp_path) == name
+
+
 def test_ancestors_that_go_in_circles_end(tmp_path: Path) -> None:
     process(tmp_path, 5, 6, b"a\0")
     process(tmp_path, 6, 5, b"b\0")
