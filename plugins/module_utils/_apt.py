@@ -24,6 +24,7 @@ class Wanted:
     version: str = ""
     minimum: str = ""
     accepted: tuple[str, ...] = ()  # versions below the minimum that the site accepts by name
+    settings: tuple[str, ...] = ()  # files of it that may be there before the package is
 
     def refuses(self, version: str) -> bool:
         return below(version, self.minimum) and not accepted(version, self.accepted)
@@ -49,7 +50,10 @@ class Offer:
 
 def wanted_from(options: Iterable[dict[str, Any]], accepted: Iterable[str] = ()) -> list[Wanted]:
     names = tuple(accepted)
-    return [Wanted(o["name"], o.get("version") or "", o.get("minimum") or "", names) for o in options]
+    return [
+        Wanted(o["name"], o.get("version") or "", o.get("minimum") or "", names, tuple(o.get("settings") or ()))
+        for o in options
+    ]
 
 
 def parse_dpkg(text: str) -> dict[str, Installed]:

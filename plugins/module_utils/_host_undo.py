@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.gpulab.fleet.plugins.module_utils import _docker_host_env, _gpu_shares, _undo
+from ansible_collections.gpulab.fleet.plugins.module_utils import _docker_host_env, _gpu_shares, _proxy_host, _undo
 from ansible_collections.gpulab.fleet.plugins.module_utils._apt import QUERY_FORMAT, complaints
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._journal import (
@@ -116,11 +116,16 @@ class HostUndo:
         entries = self.journal.entries(UNIT)
         if entries:
             self.root("systemctl", "daemon-reload")
+        # All of them first: a socket cannot be started while its service is masked.
+        masked = [
+            n for n, before in entries.items() if before != "masked" and self.unit(n)["UnitFileState"] == "masked"
+        ]
+        for name in masked:
+            self.act(f"unmasked {name}", "systemctl", "unmask", name)
         for name, before in entries.items():
             now = self.unit(name)
-            if now["UnitFileState"] == "masked" and before != "masked":
-                self.act(f"unmasked {name}", "systemctl", "unmask", name)
-                now = self.unit(name) if not self.check else {**now, "LoadState": "loaded" if before else "not-found"}
+            if self.check and name in masked:
+                now = {**now, "LoadState": "loaded" if before else "not-found"}
             if now["LoadState"] == "loaded":
                 self.bring(name, before, now)
             elif before == "enabled":
@@ -205,6 +210,7 @@ class HostUndo:
 
     def files(self) -> None:
         files, trees, folders = (list(self.journal.entries(kind)) for kind in (FILE, TREE, FOLDERS))
+        authorities = any(name.startswith(f"/{_proxy_host.AUTHORITIES}/") for name in files)
         for name in files:
             if name.startswith(APPARMOR) and Path(name).exists() and self.journal.entries(FILE)[name] is None:
                 self.act("unloaded the AppArmor profile", "apparmor_parser", "-R", name)
@@ -215,6 +221,9 @@ class HostUndo:
         for name in sorted(folders, key=len, reverse=True):
             self.note(_undo.folder(self.journal, name, going))
             going.add(name)
+        # Not put back from a copy: the store may have been renewed since.
+        if (authorities or not _proxy_host.trusted(Path("/"), {})) and Path(_proxy_host.UPDATE).exists():
+            self.act("made the trust store anew", _proxy_host.UPDATE, "--fresh")
 
     def open_nodes(self) -> None:
         """GPUs that were closed to others (enforced shares) are open as the driver makes them."""

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """A site's proxy and certificate authority in the files that a whole host reads: apt's settings, the trust store.
 
-Plain data: which files there are to be, with which content; and what else the tool for the trust store writes.
+Plain data: which files there are to be, with which content; and whether the tool for the trust store has seen them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ansible_collections.gpulab.fleet.plugins.module_utils._files import read_text
 from ansible_collections.gpulab.fleet.plugins.module_utils._proxy import Proxy, apt_settings
 
 APT = "etc/apt/apt.conf.d/95gpulab-proxy"
@@ -40,7 +41,9 @@ def mode_of(text: str) -> int:
     return 0o600 if re.search(r"//[^/\s\"]+@", text) else 0o644
 
 
-def store_entries(root: Path) -> set[str]:
-    """The names in the trust store."""
-    folder = root / STORE
-    return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+def trusted(root: Path, files: dict[str, str]) -> bool:
+    """Whether the trust store has these of our authorities and no others, as far as its tool's work shows it."""
+    ours = {Path(name).stem: text for name, text in files.items() if name.startswith(AUTHORITIES)}
+    there = {link.stem for link in (root / STORE).glob("gpulab-*.pem") if link.is_symlink()}
+    bundle = read_text(root / STORE / "ca-certificates.crt")
+    return there == set(ours) and all(text in bundle for text in ours.values())

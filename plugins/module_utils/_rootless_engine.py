@@ -204,8 +204,8 @@ class Engine:
 
     def validate(self, merged: dict[str, Any]) -> None:
         """Let dockerd judge the settings before they land."""
-        if not shutil.which("dockerd"):
-            return  # only in check mode on a host without packages; the module refuses otherwise
+        if self.upgraded or not shutil.which("dockerd"):
+            return  # only in check mode: the dockerd that would judge is not there, or another one still is
         with tempfile.NamedTemporaryFile("w", prefix="daemon-", suffix=".json", encoding="utf-8") as file:
             file.write(settings.render(merged))
             file.flush()

@@ -37,6 +37,13 @@ options:
         description: Oldest publisher's version that is accepted, whatever is installed or offered.
         type: str
         default: ""
+      settings:
+        description: >-
+          Files of the package that may be there before it is: written by hand, or left by another package that has the
+          same. They are kept in the host's journal, because purging the package takes them along.
+        type: list
+        elements: path
+        default: []
   conflicts:
     description: Packages that must not be installed beside them.
     type: list
@@ -513,6 +520,9 @@ class Packages:
         left = {line.split("\t")[0] for line in query.splitlines() if line.split("\t")[1][1:2] == "c"}
         for name in new:
             self.journal.add(PACKAGE, name, "config" if name in left else None)
+        for path in [Path(path) for package in self.wanted if package.name in new for path in package.settings]:
+            if path.exists():
+                self.journal.keep_file(path)
         ours = self.journal.entries(PACKAGE)
         for name in targets:
             if name in installed and name not in ours and installed[name].version != targets[name]:
@@ -544,6 +554,7 @@ def main() -> None:
         "name": {"type": "str", "required": True},
         "version": {"type": "str", "default": ""},
         "minimum": {"type": "str", "default": ""},
+        "settings": {"type": "list", "elements": "path", "default": []},
     }
     module = AnsibleModule(
         argument_spec={

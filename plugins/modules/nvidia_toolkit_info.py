@@ -57,7 +57,11 @@ packages:
   type: list
   elements: dict
   returned: success
-  sample: [{name: nvidia-container-toolkit-base, version: 1.20.0, minimum: 1.19.1}]
+  sample:
+    - name: nvidia-container-toolkit-base
+      version: 1.20.0
+      minimum: 1.19.1
+      settings: [/etc/nvidia-container-runtime/config.toml]
 holdable:
   description: RV(packages) by name, and the packages of the NVIDIA driver that are installed.
   type: list
@@ -72,6 +76,7 @@ finding:
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpulab.fleet.plugins.module_utils._apt import LATEST, QUERY_FORMAT, parse_dpkg
@@ -83,6 +88,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._guarded import drive
 
 FLOOR = dotted(TOOLKIT_FLOOR)
 BASE = "nvidia-container-toolkit-base"
+SETTINGS = "/etc/nvidia-container-runtime/config.toml"
 LEGACY = ("nvidia-container-toolkit", "libnvidia-container-tools", "libnvidia-container1")
 
 
@@ -100,11 +106,10 @@ def parts(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
 
-def packages(version: str, installed: Iterable[str]) -> list[dict[str, str]]:
+def packages(version: str, installed: Iterable[str]) -> list[dict[str, Any]]:
     """The base package, and those of the others that are there: their dependencies tie all to one version."""
-    return [
-        {"name": name, "version": version, "minimum": FLOOR} for name in (BASE, *(n for n in LEGACY if n in installed))
-    ]
+    tied = {"version": version, "minimum": FLOOR}
+    return [{"name": BASE, **tied, "settings": [SETTINGS]}, *({"name": n, **tied} for n in LEGACY if n in installed)]
 
 
 def main() -> None:

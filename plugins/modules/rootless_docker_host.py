@@ -132,11 +132,10 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._journal import FILE,
 from ansible_collections.gpulab.fleet.plugins.module_utils._proxy import OPTION, keep_secret, proxy_from
 from ansible_collections.gpulab.fleet.plugins.module_utils._proxy_host import (
     AUTHORITIES,
-    STORE,
     UPDATE,
     mode_of,
     present_files,
-    store_entries,
+    trusted,
     wanted_files,
 )
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import account
@@ -356,19 +355,16 @@ class Host:
             self.actions.append(f"{'wrote' if after else 'removed'} {path}")
             shown = {"before": redact(before), "after": redact(after)}
             self.diff.append({"before_header": str(path), "after_header": str(path), **shown})
-        if any(name.startswith(AUTHORITIES) for name in changed):
-            self.trust(fewer=any(name in present and name not in wanted for name in changed))
+        # Asked of the store itself: a run that was killed may have left it behind its files.
+        if any(name.startswith(AUTHORITIES) for name in changed) or not trusted(self.root, wanted):
+            self.trust()
 
-    def trust(self, fewer: bool) -> None:
-        """Have the trust store made anew, and keep in the journal what is in it now that was not."""
+    def trust(self) -> None:
+        """Have the trust store made anew; the same tool makes it what it was when our certificates are gone."""
         if not Path(UPDATE).exists():
             raise FleetError("CA_TOOL_MISSING", f"{UPDATE} is not there")
-        self.journal.keep_file(self.root / STORE / "ca-certificates.crt")
-        before = store_entries(self.root)
         # Without --fresh the links of certificates that are gone stay.
-        self.act("made the trust store anew", [UPDATE, "--fresh"] if fewer else [UPDATE])
-        for name in sorted(store_entries(self.root) - before):
-            self.journal.add(FILE, str(self.root / STORE / name))
+        self.act("made the trust store anew", [UPDATE, "--fresh"])
 
     def take_away(self, name: str) -> None:
         """Remove a file of ours."""

@@ -13,6 +13,7 @@ from . import starting_states as made
 from .conftest import ONE_USER, Hosts
 from .site import Site
 from .site_proxy import DOMAIN, SiteProxy
+from .test_reset import PURGE_ALL, RESET, take, unexplained
 
 PACKAGES = f"https://packages.{DOMAIN}"
 FILES = "/etc/apt/apt.conf.d/95gpulab-proxy /usr/local/share/ca-certificates/gpulab-1.crt /etc/ssl/certs/gpulab-1.pem"
@@ -30,6 +31,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SiteProxy]:
 def site(hosts: Hosts, proxy: SiteProxy) -> Site:
     """A fresh host that reaches nothing but the proxy."""
     site = hosts.site("states-proxy")
+    (site.folder / "before.json").write_text(json.dumps(take(site)), encoding="utf-8")
     site.ssh(
         f"iptables -A OUTPUT -o lo -j ACCEPT; iptables -A OUTPUT -p tcp --sport 22 -j ACCEPT; "
         f"iptables -A OUTPUT -d 10.77.0.1 -p tcp --dport {proxy.port} -j ACCEPT; iptables -A OUTPUT -j REJECT"
@@ -92,3 +94,10 @@ def test_without_the_variable_all_of_it_goes(site: Site, proxy: SiteProxy) -> No
     assert site.ssh("sha256sum /etc/ssl/certs/ca-certificates.crt") != before
     assert "proxies" not in site.ssh("cat /home/trainer/.docker/config.json /home/trainer/.config/docker/daemon.json")
     assert site.run().ok().changed == []
+
+
+def test_a_reset_takes_it_away_too(site: Site, proxy: SiteProxy) -> None:
+    site.set(variables(proxy, proxy.ca))
+    site.run().ok()
+    site.run(RESET, *PURGE_ALL).ok()
+    assert unexplained(json.loads((site.folder / "before.json").read_text(encoding="utf-8")), take(site)) == {}

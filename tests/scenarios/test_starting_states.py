@@ -11,9 +11,13 @@ import yaml
 from . import starting_states as made
 from .conftest import ONE_USER, Hosts
 from .site import ROOT, Site
+from .taken_over import Before
 from .test_refusals import state
+from .test_reset import RESET
 
 OWN_SOURCES = ["docker.sources", "nvidia-container-toolkit.sources"]
+ROOT_DATA = ("/var/lib/docker", "/var/lib/containerd")
+USER_DATA = "/home/trainer/.local/share/docker"
 REMOVE = {**ONE_USER, "rootless_docker_rootful": "remove"}
 
 
@@ -51,6 +55,7 @@ def test_what_openpis_scripts_leave_is_refused_then_taken_over(site: Site) -> No
     made.openpi_scripts(site)
     site.ssh("usermod -aG docker trainer")
     made.rootful_work(site)
+    theirs = Before(site, *ROOT_DATA, USER_DATA)
     before = state(site)
     refused = site.run()
     assert refused.rc != 0
@@ -71,6 +76,11 @@ def test_what_openpis_scripts_leave_is_refused_then_taken_over(site: Site) -> No
     assert site.ssh(f"cat /var/lib/gpulab/journal/{old}").startswith("deb [arch=amd64 signed-by=")
     assert journal(site)["unit"]["docker.service"] == "enabled"
 
+    # And back: root's engine runs again, and knows its container.
+    reset = site.run(RESET).ok()
+    assert theirs.unexplained(reset) == {}
+    assert site.ssh("docker ps -a --format '{{.Names}}'").split() == ["training"]
+
 
 def test_an_engine_set_up_by_hand_and_a_broken_apt(hosts: Hosts) -> None:
     site = hosts.site("states-two")
@@ -78,11 +88,12 @@ def test_an_engine_set_up_by_hand_and_a_broken_apt(hosts: Hosts) -> None:
     made.rootless_by_hand(site)
     made.broken_apt(site)
     made.podman_docker(site)
+    theirs = Before(site, USER_DATA)
     container = site.login("trainer", "docker ps -aq --filter name=mine")
     converges(site, ONE_USER)
     assert site.login("trainer", "docker ps -aq --filter name=mine") == container
-    site.login("trainer", "docker cp mine:/results/model ~/back.txt")
-    assert site.ssh("cat /home/trainer/back.txt") == "weights\n"
+    site.login("trainer", "docker cp mine:/results/model /tmp/back.txt")
+    assert site.ssh("cat /tmp/back.txt") == "weights\n"
     daemon = json.loads(site.ssh("cat /home/trainer/.config/docker/daemon.json"))
     assert daemon["shutdown-timeout"] == 12
     assert daemon["runtimes"]["nvidia"]["path"] == "/usr/bin/env"
@@ -94,6 +105,28 @@ def test_an_engine_set_up_by_hand_and_a_broken_apt(hosts: Hosts) -> None:
     )
     assert "nvidia-docker" not in active_sources(site)
     site.ssh("apt-get -qq update")
+
+    # And back: the unit made by hand runs the user's containers again, and apt is as broken as it was.
+    reset = site.run(RESET).ok()
+    assert theirs.unexplained(reset) == {}
+    assert site.login("trainer", "docker ps -aq --filter name=mine") == container
+    assert "Signed-By" in site.ssh("apt-get -qq update 2>&1", check=False)
+
+
+@pytest.mark.chaos
+def test_the_distributions_engine_is_replaced_and_its_settings_are_there_again(hosts: Hosts) -> None:
+    site = hosts.site("states-four", None, "--identity", "debian-12")
+    site.ssh(f"{made.INSTALL} docker.io >&2; echo '# own' >> /etc/containerd/config.toml")
+    made.rootful_work(site)
+    theirs = Before(site, *ROOT_DATA, USER_DATA)
+    converges(site, REMOVE)
+    site.run(RESET, "--check", "--diff").ok()
+    reset = site.run(RESET).ok()
+    assert theirs.unexplained(reset) == {}
+    assert site.ssh("tail -n 1 /etc/containerd/config.toml") == "# own\n"
+    # What the reset has listed brings it all back.
+    site.ssh(f"{made.INSTALL} docker.io >&2")
+    assert site.ssh("docker ps -a --format '{{.Names}}'").split() == ["training"]
 
 
 def test_a_root_engine_that_is_kept_has_the_gpus_too(hosts: Hosts) -> None:

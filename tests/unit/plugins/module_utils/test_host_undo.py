@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.gpulab.fleet.plugins.module_utils import _host_undo
+from ansible_collections.gpulab.fleet.plugins.module_utils import _host_undo, _proxy_host
 from ansible_collections.gpulab.fleet.plugins.module_utils import _journal as kinds
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._host_undo import HostUndo, present, removals
@@ -141,6 +141,28 @@ def test_units_are_as_they_were(host: Host, before: str, now: tuple[str, str, st
     acted = [each for each in host.done() if each != "systemctl daemon-reload"]
     assert acted == [f"systemctl {verb} x.service" for verb in calls]
     assert bool(result["left"]) == (before == "enabled" and now[0] == "not-found")
+
+
+def test_all_are_unmasked_before_one_is_started(host: Host) -> None:
+    """systemd refuses to start a socket whose service is masked."""
+    for name in ("docker.socket", "docker.service"):
+        Journal().add(kinds.UNIT, name, "enabled")
+        host.units[name] = ("masked", "masked", "inactive")
+    host.undo().go([])
+    assert [argv[1] for argv in host.calls] == ["daemon-reload", "unmask", "unmask", "enable", "enable"]
+
+
+def test_the_trust_store_is_made_anew_where_an_authority_of_ours_goes(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_proxy_host, "UPDATE", "/bin/true")
+    Journal().add(kinds.FILE, "/usr/local/share/ca-certificates/gpulab-1.crt")
+    assert "made the trust store anew" in host.undo().go([])["actions"]
+    assert host.done() == ["/bin/true --fresh"]
+    assert host.undo().go([])["changed"] is False
+    # Killed in between: the file is gone and forgotten, the link is there.
+    monkeypatch.setattr(_proxy_host, "trusted", lambda *_: False)
+    assert host.undo().go([])["actions"] == ["made the trust store anew"]
 
 
 def test_engines_come_first(host: Host) -> None:

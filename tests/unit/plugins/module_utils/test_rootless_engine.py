@@ -221,6 +221,13 @@ def test_an_upgrade_that_is_only_predicted(manager: Manager) -> None:
     assert manager.converge(upgraded=True)["actions"] == []  # for real, the running programs tell
 
 
+def test_a_prediction_is_not_judged_by_the_engine_that_goes(manager: Manager) -> None:
+    manager.rejects = "unknown flag: --validate"
+    assert manager.converge(check=True, upgraded=True)["actions"]
+    with pytest.raises(FleetError):
+        manager.converge(check=True)
+
+
 def test_a_drop_in_that_the_engine_has_not_read(manager: Manager) -> None:
     manager.converge()
     drop_in = manager.user.home / ".config/systemd/user/docker.service.d/proxy.conf"

@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.gpulab.fleet.plugins.module_utils._journal import HOLD, PACKAGE, REMOVED, UPGRADED, Journal
+from ansible_collections.gpulab.fleet.plugins.module_utils._journal import (
+    FILE,
+    HOLD,
+    PACKAGE,
+    REMOVED,
+    UPGRADED,
+    Journal,
+)
 from ansible_collections.gpulab.fleet.plugins.modules import apt_packages
 from ansible_collections.gpulab.fleet.plugins.modules.apt_packages import Packages
 
@@ -270,6 +277,24 @@ def test_all_that_comes_and_goes_is_in_the_journal_before_apt_acts(host: Host) -
         host.converge()
     assert Journal().entries(PACKAGE) == {"docker-ce": None, "uidmap": "config", "libslirp0": None}
     assert Journal().entries(REMOVED) == {"docker.io": "20.10-1"}
+
+
+def test_settings_that_are_there_before_their_package_are_kept(host: Host, tmp_path: Path) -> None:
+    by_hand = tmp_path / "config.toml"
+    by_hand.write_text("own\n")
+    wanted = [{"name": "docker-ce", "settings": [str(by_hand), str(tmp_path / "absent")]}]
+    host.install_errors = ["E: killed"]
+    with pytest.raises(FleetError):
+        host.converge(packages=wanted)
+    assert list(Journal().entries(FILE)) == [str(by_hand)]
+    assert Journal().backup(str(by_hand)) == b"own\n"
+
+
+def test_settings_of_a_package_that_is_there_are_its_owner_s(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").touch()
+    host.installed["docker-ce"] = ("ii ", OLD)
+    host.converge(packages=[{"name": "docker-ce", "version": "28.5.2", "settings": [str(tmp_path / "config.toml")]}])
+    assert Journal().entries(FILE) == {}
 
 
 def test_an_upgrade_of_what_was_there_is_told_from_what_we_brought(host: Host) -> None:

@@ -37,9 +37,9 @@ def test_refused(version: str) -> None:
     ],
 )
 def test_packages_carry_one_version(installed: list[str], names: list[str]) -> None:
-    assert info.packages("1.20.0", installed) == [
-        {"name": name, "version": "1.20.0", "minimum": "1.19.1"} for name in names
-    ]
+    found = info.packages("1.20.0", installed)
+    assert found[0].pop("settings") == ["/etc/nvidia-container-runtime/config.toml"]
+    assert found == [{"name": name, "version": "1.20.0", "minimum": "1.19.1"} for name in names]
 
 
 def test_a_version_below_the_floor_is_accepted_by_its_name_only() -> None:

@@ -283,29 +283,46 @@ APT_PROXY = "etc/apt/apt.conf.d/95gpulab-proxy"
 MASKED_UNITS = {"docker_service": MASKED, "docker_socket": MASKED, "containerd_service": MASKED}
 
 
+def make_store(root: Path) -> None:
+    """What update-ca-certificates --fresh does."""
+    store = root / "etc/ssl/certs"
+    for link in store.glob("*.pem"):
+        link.unlink()
+    own = sorted((root / "usr/local/share/ca-certificates").glob("*.crt"))
+    for certificate in own:
+        (store / f"{certificate.stem}.pem").symlink_to(certificate)
+    (store / "ca-certificates.crt").write_text("all of them\n" + "".join(path.read_text() for path in own))
+
+
 def test_a_proxy_and_its_authorities_come_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = tmp_path / "etc/ssl/certs"
     store.mkdir(parents=True)
-    (store / "ca-certificates.crt").write_text("all of them\n")
+    make_store(tmp_path)
     monkeypatch.setattr(module_under_test, "UPDATE", "/bin/true")
     predicted = host(tmp_path, show(**MASKED_UNITS), check=True, proxy=PROXY)[0].converge()
     first, calls = host(tmp_path, show(**MASKED_UNITS), proxy=PROXY)
     done = first.converge()
     assert predicted == done
     assert "hunter2" not in str(done)
-    assert ["/bin/true"] in calls
+    assert ["/bin/true", "--fresh"] in calls
     apt = tmp_path / APT_PROXY
     assert 'Acquire::https::Proxy "http://me:hunter2@proxy:3128";' in apt.read_text()
     assert apt.stat().st_mode & 0o777 == 0o600
     names = [f"usr/local/share/ca-certificates/gpulab-{number}.crt" for number in (1, 2)]
     assert all((tmp_path / name).read_text() == f"{PEM}\n" for name in names)
-    assert str(store / "ca-certificates.crt") in Journal().entries(FILE)
+    # Not the store: it is made anew when ours are gone.
+    assert not any(name.startswith(str(store)) for name in Journal().entries(FILE))
+    killed, calls = host(tmp_path, show(**MASKED_UNITS), proxy=PROXY)
+    assert killed.converge()["actions"] == ["made the trust store anew"]
+    make_store(tmp_path)
     second, calls = host(tmp_path, show(**MASKED_UNITS), proxy=PROXY)
     assert not second.converge()["changed"]
     gone, calls = host(tmp_path, show(**MASKED_UNITS))
     assert gone.converge()["changed"]
     assert ["/bin/true", "--fresh"] in calls
     assert not apt.exists() and not any((tmp_path / name).exists() for name in names)
+    assert host(tmp_path, show(**MASKED_UNITS))[0].converge()["actions"] == ["made the trust store anew"]
+    make_store(tmp_path)
     assert not host(tmp_path, show(**MASKED_UNITS))[0].converge()["changed"]
 
 
