@@ -129,6 +129,32 @@ def test_versions_go_back_where_the_proof_fails(site: Site) -> None:
     site.run("playbooks/verify.yml").ok()
 
 
+def test_a_canary_that_fails_ends_the_run_before_the_next_host(site: Site, hosts: Hosts) -> None:
+    other = "scn-upgrade-next"
+    next_one = hosts.site(other, NEW)
+    next_one.run().ok()
+    both = Site(site.folder.parent / "both", [HOST, other], OLD)
+
+    def rest() -> str:
+        """Of the host that comes after the canary: packages, what a reset would know, and the running engine."""
+        pid = "su - trainer -c 'systemctl --user show -p MainPID,NRestarts docker'"
+        return both.ssh(f"dpkg-query -W; cat /var/lib/gpulab/journal/journal.json; {pid}; apt-mark showhold", other)
+
+    before = rest()
+    assert "docker-ce\t5:28.5.2" in before and "MainPID=0" not in before
+    lab("gpu", HOST, "fault", "wrong-result")
+    result = upgrade(both, "-e", "gpulab_when_busy=proceed")
+    assert result.rc != 0
+    assert f"Not upgraded: {HOST} is on its previous versions again" in result.failures
+    assert "CUDA_WRONG_RESULT" in result.failures
+    assert engine(site) == "28.5.2"
+    assert {task["host"] for task in result.tasks} == {HOST}
+    assert rest() == before
+    lab("gpu", HOST, "mend")
+    site.run("playbooks/verify.yml").ok()
+    lab("destroy", other)
+
+
 def test_downgrade_is_the_same_verb_and_waits_for_work_where_told_to(site: Site) -> None:
     site.set(OLD)
     left = upgrade(site, "-e", "gpulab_when_busy=wait", "-e", "gpulab_busy_timeout=3").ok()
