@@ -1,0 +1,99 @@
+"""Reading YAML with nothing but Compose; tests/scenarios has the same with real ones."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.gpulab.fleet.plugins.module_utils import _yaml_by_compose as reader
+from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+
+STACKS = sorted((Path(__file__).parents[4] / "stacks").glob("*/stack.yml"))
+
+
+def compose(argv: list[str], folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+    """Merges the files that it is given as Compose does, and fails with the line as it does."""
+    assert argv[argv.index("--profile") + 1] == "*"
+    assert "--no-interpolate" in argv
+    whole: dict[str, Any] = {}
+    try:
+        for file in [argv[i + 1] for i, word in enumerate(argv) if word == "-f"]:
+            whole.update(yaml.safe_load(text if file == "-" else Path(file).read_text(encoding="utf-8")) or {})
+    except yaml.MarkedYAMLError as error:
+        assert error.problem_mark
+        return subprocess.CompletedProcess(argv, 15, "", f"yaml: line {error.problem_mark.line + 1}: no\n")
+    return subprocess.CompletedProcess(argv, 0, json.dumps(whole), "")
+
+
+def folder(path: Path, stack: str | None, text: str = "services: {a: {image: i}}\n") -> Path:
+    (path / "compose.yml").write_text(text, encoding="utf-8")
+    if stack is not None:
+        (path / "stack.yml").write_text(stack, encoding="utf-8")
+    return path / "compose.yml"
+
+
+@pytest.mark.parametrize(
+    "stack",
+    [
+        "description: x\nsettings:\n  A: {type: int}\n",
+        "---\n# c\ndescription: >\n  folded\n  text\n\n  more\nsettings:\n\n  A:\n    default: |2\n        in\n...\n",
+        "{description: x,\nsettings: {A: {}}}\n",
+        "\ufeffdescription: x\r\nchecks:\r\n- {url: 'http://x'}\r\n",
+        "- a\n- b\n",
+        'description: "two\nlines"\n',
+        "# only a comment\n",
+        "",
+        "--- # comment\na: 1\n",
+    ],
+)
+def test_what_was_written_comes_back(tmp_path: Path, stack: str) -> None:
+    config, read = reader.read(folder(tmp_path, stack), compose)
+    assert config == {"services": {"a": {"image": "i"}}}
+    assert read == yaml.safe_load(stack.lstrip("\ufeff"))
+
+
+@pytest.mark.parametrize("path", STACKS, ids=lambda path: path.parent.name)
+def test_the_shipped_stacks(path: Path) -> None:
+    _, read = reader.read(path.parent / "compose.yml", compose)
+    assert read == yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def test_a_folder_without_one(tmp_path: Path) -> None:
+    assert reader.read(folder(tmp_path, None), compose)[1] is None
+
+
+def test_whose_mistake_it_is(tmp_path: Path) -> None:
+    with pytest.raises(FleetError) as error:
+        reader.read(folder(tmp_path, "a: 1\nb: [\n"), compose)
+    assert error.value.code == "STACK_INVALID"
+    assert "stack.yml: yaml: line 3" in error.value.detail
+    with pytest.raises(FleetError) as error:
+        reader.read(folder(tmp_path, "a: 1\n", "services: [\n"), compose)
+    assert error.value.code == "STACK_COMPOSE_INVALID"
+    assert "compose.yml: yaml: line" in error.value.detail
+
+
+@pytest.mark.parametrize(
+    ("stack", "line"), [("a: 1\n---\nb: 2\n", 2), ("--- {a: 1}\n", 1), ("---\na: 1\n...\nb: 1\n", 3)]
+)
+def test_one_document_only(tmp_path: Path, stack: str, line: int) -> None:
+    with pytest.raises(FleetError, match=rf"line {line}"):
+        reader.read(folder(tmp_path, stack), compose)
+
+
+def test_where_the_compose_file_is(tmp_path: Path) -> None:
+    deep = tmp_path / "scripts" / "docker"
+    deep.mkdir(parents=True)
+    file = folder(deep, None)
+    assert reader.locate(deep) == (deep, file)
+    assert reader.locate(file) == (deep, file)
+    (tmp_path / ".git").write_text("gitdir: elsewhere\n")
+    assert reader.locate(file) == (tmp_path, file)
+    (deep / "compose.yaml").write_text("")
+    assert reader.locate(deep)[1].name == "compose.yaml"
+    with pytest.raises(FleetError, match=r"has none of compose\.yaml"):
+        reader.locate(tmp_path)
