@@ -229,23 +229,30 @@ class Project:
             raise FleetError("STACK_ENGINE_DOWN", f"docker compose: {(done.stderr or done.stdout).strip()}")
         return done.stdout.strip()
 
-    def resolve(self, base: Path, dotenv: Path, override: Path | None = None) -> dict[str, Any]:
-        """compose.yml (and an override) with every variable filled in; an error when Compose cannot read it."""
-        files = ["-f", str(base / "compose.yml")] + (["-f", str(override)] if override else [])
-        where = ["--project-directory", str(base), "--project-name", self.name, "--env-file", str(dotenv)]
-        done = self.compose(*files, *where, "config", "--format", "json")
-        if done.returncode != 0:
-            said = (done.stderr or done.stdout).strip().replace(f"{base}/", "")
-            raise FleetError("STACK_COMPOSE_INVALID", said)
-        config: dict[str, Any] = json.loads(done.stdout)
+    def resolve(self, compose_file: Path, env: Path) -> dict[str, Any]:
+        """The services of all profiles with every variable filled in; an error when Compose cannot read the file."""
+        where = ["--project-name", self.name, "--env-file", str(env), "--profile", "*"]
+        done = self.compose("-f", str(compose_file), *where, "config", "--format", "json")
+        config: dict[str, Any] = json.loads(self._valid(done, compose_file.parent))
         return config
 
-    def hashes(self) -> dict[str, str]:
+    def pretty(self, compose_file: Path) -> str:
+        """A resolved configuration as Compose itself writes it, and judged by it once more."""
+        where = ["--project-name", self.name, "--env-file", "/dev/null", "--profile", "*"]
+        return self._valid(self.compose("-f", str(compose_file), *where, "config"), compose_file.parent)
+
+    def hashes(self, folder: Path) -> dict[str, str]:
         """The configuration's hash of each active service: what Compose itself compares with a container's label."""
-        done = self.compose("config", "--hash", "*")
+        where = ["-f", str(folder / "compose.yml"), "--env-file", str(folder / ".env")]
+        text = self._valid(self.compose(*where, "config", "--hash", "*"), folder)
+        return dict(line.split() for line in text.splitlines() if line.strip())
+
+    @staticmethod
+    def _valid(done: subprocess.CompletedProcess[str], folder: Path) -> str:
         if done.returncode != 0:
-            raise FleetError("STACK_COMPOSE_INVALID", (done.stderr or done.stdout).strip())
-        return dict(line.split() for line in done.stdout.splitlines() if line.strip())
+            said = (done.stderr or done.stdout).strip().replace(f"{folder}/", "")
+            raise FleetError("STACK_COMPOSE_INVALID", said)
+        return done.stdout
 
     # --- waiting ---------------------------------------------------------------------------------------
 

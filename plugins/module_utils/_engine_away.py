@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.gpulab.fleet.plugins.module_utils import _daemon_json as settings
-from ansible_collections.gpulab.fleet.plugins.module_utils import _gpu_holders, _home_record, _registries, _stack_files
+from ansible_collections.gpulab.fleet.plugins.module_utils import _gpu_holders, _home_record, _registries
 from ansible_collections.gpulab.fleet.plugins.module_utils._docker_api import get
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import read_text, write_atomic
 from ansible_collections.gpulab.fleet.plugins.module_utils._rootless_engine import MARK, Engine, cli_style
-from ansible_collections.gpulab.fleet.plugins.module_utils._stack_deploy import Handed, Plan, Stack
+from ansible_collections.gpulab.fleet.plugins.module_utils._transaction import Transaction
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account, run
 
 STOP = 330  # seconds: an engine stops its containers by their own grace periods
@@ -47,7 +47,7 @@ class Away:
             "roots": list(dict.fromkeys([*self.state.get("roots", []), self.data_root()])),
             "data": self.record["data"],
             "folders": [*self.state.get("original", {}).get("folders", []), *self.record["folders"]],
-            "stacks": [path.parent.name for path in self.stack_states()],
+            "stacks": [path.name for path in self.stack_folders()],
             "busy": self.work(),
         }
 
@@ -60,9 +60,9 @@ class Away:
             )
         return self.engine.data_root({})
 
-    def stack_states(self) -> list[Path]:
+    def stack_folders(self) -> list[Path]:
         roots = dict.fromkeys([str(self.stacks_root), *self.record["roots"]])
-        return [path for root in roots for path in sorted(Path(root).glob(f"stacks/*/{_stack_files.STATE}"))]
+        return [path for root in roots for path in sorted(Path(root).glob("stacks/[!.]*")) if _is_ours(path)]
 
     def work(self) -> list[str]:
         """Running containers that belong to no stack of this collection; an engine that does not tell may have some."""
@@ -103,12 +103,10 @@ class Away:
         write_atomic(self.engine.state_file, settings.render(self.state).encode(), 0o600, 0o700)
 
     def stacks(self) -> None:
-        for path in self.stack_states():
-            name, root = path.parent.name, str(path.parent.parent.parent)
-            plan = Plan(name, root, {}, {}, {}, {}, {}, {}, [], [], 0)
-            stack = Stack(plan, self.user, self.check, Handed())
-            removed = stack.remove(without_engine=not self.answers())
-            self.actions += [f"stack {name}: {action}" for action in removed["actions"]]
+        for path in self.stack_folders():
+            stack = Transaction(self.user, str(path.parent.parent), path.name, check=self.check, who="reset")
+            removed = stack.undeploy(without_engine=not self.answers())
+            self.actions += [f"stack {path.name}: {action}" for action in removed["actions"]]
 
     def gpus(self) -> None:
         """What this user's stacks held is everybody's again."""
@@ -243,3 +241,8 @@ class Away:
             folders = [*original.get("folders", []), *self.record["folders"]]
             actions += [f"removed {path}" for path in _home_record.remove_empty(folders)]
         return {"actions": actions}
+
+
+def _is_ours(stack: Path) -> bool:
+    """Whether a folder among the stacks is one that was deployed, or where that was begun."""
+    return any((stack / name).exists() for name in ("releases", "history", "unfinished.json"))

@@ -1,24 +1,22 @@
 # Copyright: gpulab.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The files of a deployed stack: what is shipped, and what is written beside it."""
+"""The files of a stack: which are shipped, and how settings are written for Compose."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 COMPOSE = "compose.yml"
-OVERRIDE = "compose.gpulab.yml"
 DOTENV = ".env"
-STATE = ".gpulab.json"
 SECRETS = "secrets"
 # What a person's own use of a stack's folder leaves there, and what is made anew on the host.
-NOT_SHIPPED = {DOTENV, SECRETS, "data", OVERRIDE, STATE, ".git", "__pycache__"}
+NOT_SHIPPED = {DOTENV, SECRETS, "data", ".git", "__pycache__"}
 LABEL = "gpulab.stack"
 SECRETS_LABEL = "gpulab.secrets"
 LOOPBACK = "127.0.0.1"
@@ -75,30 +73,3 @@ def ports(service: Mapping[str, Any]) -> list[dict[str, Any]] | None:
 
 def used_secrets(service: Mapping[str, Any]) -> list[str]:
     return [each["source"] if isinstance(each, Mapping) else str(each) for each in service.get("secrets") or []]
-
-
-def override(
-    stack: str, config: Mapping[str, Any], gpus: Mapping[str, Sequence[str]], digests: Mapping[str, str]
-) -> str:
-    """compose.gpulab.yml: what this host adds to the stack's own compose.yml.
-
-    config is what `docker compose config` made of compose.yml; digests has one for each secret that was given: a
-    changed secret changes nothing that Compose looks at, so that a label has to say it.
-    """
-    text = f"# Written by gpulab.fleet for the stack {stack}; a deploy writes it again.\nservices:\n"
-    for name, service in sorted(config["services"].items()):
-        labels = {LABEL: stack}
-        given = {secret: digests[secret] for secret in used_secrets(service) if secret in digests}
-        if given:
-            labels[SECRETS_LABEL] = digest(given)[:16]
-        text += f"  {json.dumps(name)}:\n    labels: {json.dumps(labels)}\n"
-        kept = ports(service)
-        if kept is not None:
-            text += f"    ports: !override {json.dumps(kept)}\n"
-        if gpus.get(name):
-            uuids = list(gpus[name])
-            request = {"driver": "cdi", "device_ids": [f"nvidia.com/gpu={uuid}" for uuid in uuids]}
-            devices = [{**request, "capabilities": ["gpu"]}]
-            text += f"    environment: {json.dumps({'GPULAB_GPUS': ','.join(uuids)})}\n"
-            text += f"    deploy: {json.dumps({'resources': {'reservations': {'devices': devices}}})}\n"
-    return text

@@ -61,12 +61,21 @@ def proven(user: str, proof: Path = PROOF, this_boot: Path = PROOF_OF_THIS_BOOT)
     return list(mine["gpus"]), [gpu["uuid"] for gpu in record.get("gpus", [])]
 
 
+def driver_cuda(proof: Path = PROOF) -> str:
+    """The newest CUDA version that the host's driver knows, empty where that was never asked."""
+    try:
+        return str(json.loads(proof.read_text(encoding="utf-8")).get("cuda") or "")
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
 def assign(
     requests: Mapping[str, Any],
     mine: Sequence[str],
     host: Sequence[str],
     before: Mapping[str, Sequence[str]],
     elsewhere: Sequence[str],
+    taken: Mapping[str, str] | None = None,
 ) -> dict[str, list[str]]:
     """UUIDs for each service.
 
@@ -74,9 +83,12 @@ def assign(
     host       all of the host's, in order: what an index counts
     before     what this stack's services have now: kept as long as it fits
     elsewhere  what the user's other stacks hold (with repeats): a count takes what is least held
+    taken      GPUs that others hold for themselves, and who: nobody else gets those
     """
+    taken = taken or {}
     held, given = Counter(elsewhere), {}
     order = [uuid for uuid in host if uuid in mine] + [uuid for uuid in mine if uuid not in host]
+    free = [uuid for uuid in order if uuid not in taken]
     # Those who name their GPUs come first, so that those who only count can keep out of their way.
     for service, request in sorted(requests.items(), key=lambda each: isinstance(each[1], int)):
         if not wanted(request):
@@ -89,11 +101,17 @@ def assign(
             if request > len(order):
                 text = f"{service} asks for {request}; the user has {len(order)}: {', '.join(order) or 'none'}"
                 raise FleetError("STACK_GPUS_SHORT", text)
-            kept = [uuid for uuid in before.get(service, []) if uuid in order][:request]
-            rest = sorted((uuid for uuid in order if uuid not in kept), key=lambda uuid: held[uuid])
+            kept = [uuid for uuid in before.get(service, []) if uuid in free][:request]
+            rest = sorted((uuid for uuid in free if uuid not in kept), key=lambda uuid: held[uuid])
             chosen = kept + rest[: request - len(kept)]
+            if len(chosen) < request:
+                chosen = [*chosen, *(uuid for uuid in order if uuid in taken)]  # refused below, by name
         if not chosen:
             raise FleetError("STACK_GPUS_SHORT", f"{service} asks for {request}; the user has none")
+        others = [f"{uuid} is held by {taken[uuid]}" for uuid in chosen if uuid in taken]
+        if others:
+            left = ", ".join(free) or "none"
+            raise FleetError("GPU_HELD", f"{service} asks for {request}; {'; '.join(others)}; free: {left}")
         held.update(chosen)
         given[service] = chosen
     return given

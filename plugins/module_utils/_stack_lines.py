@@ -17,7 +17,8 @@ def lines(name: str, user: str, result: Mapping[str, Any], check: bool = False) 
         return [f"{head}would", *(line for action in result["actions"] for line in wrapped("  ", action))]
     if not result["services"]:
         return [f"{head}not there"]
-    text = wrapped("", f"{head}in {result['folder']}")
+    release = f"release {result['release']}, " if result.get("release") else ""
+    text = wrapped("", f"{head}{release}in {result['folder']}")
     width = max(len(each["service"]) for each in result["services"])
     for each in result["services"]:
         state = each["status"] if each["health"] == "none" else each["health"]

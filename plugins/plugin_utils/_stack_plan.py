@@ -59,6 +59,7 @@ def make_plan(name: str, folder: Path, args: Mapping[str, Any]) -> dict[str, Any
         "forms": _stack.gpu_forms(compose),
         "archives": [describe_archive(image) for image in args.get("images") or []],
         "wait_timeout": int(defined["wait_timeout"]),
+        "source": {"kind": "folder" if "/" in str(args.get("source") or "") else "catalogue", "path": str(folder)},
     }
 
 

@@ -47,6 +47,21 @@ def test_more_than_there_is(request_: Any, mine: list[str]) -> None:
     assert caught.value.code == "STACK_GPUS_SHORT"
 
 
+@pytest.mark.parametrize(
+    ("request_", "given"), [(1, ["GPU-b"]), (2, ["GPU-b", "GPU-c"]), (["GPU-b"], ["GPU-b"]), (0, None)]
+)
+def test_what_others_hold_for_themselves_is_passed_over(request_: Any, given: list[str] | None) -> None:
+    found = _stack_gpus.assign({"x": request_}, HOST, HOST, {"x": ["GPU-a"]}, [], {"GPU-a": "mara's stack y"})
+    assert found.get("x") == given
+
+
+@pytest.mark.parametrize("request_", [3, "all", ["GPU-a"], [0]])
+def test_what_others_hold_is_refused_by_name(request_: Any) -> None:
+    with pytest.raises(FleetError, match=r"GPU-a is held by mara's stack y.*free: GPU-b, GPU-c") as caught:
+        _stack_gpus.assign({"x": request_}, HOST, HOST, {}, [], {"GPU-a": "mara's stack y"})
+    assert caught.value.code == "GPU_HELD"
+
+
 def test_an_index_counts_the_hosts_gpus_not_the_users() -> None:
     assert _stack_gpus.assign({"x": [2]}, ["GPU-c"], HOST, {}, []) == {"x": ["GPU-c"]}
 

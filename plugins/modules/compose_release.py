@@ -5,19 +5,23 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: compose_stack
-short_description: One Compose stack of one user's rootless engine
+module: compose_release
+short_description: Releases of a Compose stack on one user's rootless engine
 version_added: "0.1.0"
 description:
   - A stack is a folder on the controller with a C(compose.yml), and a C(stack.yml) that says what can be set. This
-    module checks the settings, ships the folder, hands out GPUs, builds or fetches images, starts what differs
-    and waits until every service is healthy.
-  - What is shipped lies in C(ROOT/stacks/NAME) of the user's home with two files written there, C(.env) and
-    C(compose.gpulab.yml), so that C(docker compose) in that folder does just what this module does.
-  - Compose is not asked to act when nothing differs, which is answered from checksums of the files, the
-    configuration's hash that Compose puts on each container, the image that each runs, and a digest of the secrets.
+    module checks the settings, ships the folder, hands out GPUs, builds or fetches images, and keeps all of it on
+    the host as a numbered release. Then it brings the release up in place of what runs and waits until every service
+    is healthy.
+  - A deployment is a transaction. When a service does not become healthy, a check fails, or the run is killed,
+    the release that ran before is brought up again, and the failed one is kept with its logs. After a reboot in the
+    middle the host settles it by itself.
+  - C(ROOT/stacks/NAME/current) of the user's home is the release that runs. C(docker compose) in that folder acts on
+    what this module deployed. Its images are named by content and its GPUs by UUID.
+  - Compose is not asked to act when nothing differs, which is answered from checksums of the inputs, the
+    configuration's hash that Compose puts on each container, the image that each runs, and digests of the secrets.
   - >-
-    GPUs are given by UUID in the form C(deploy.resources.reservations.devices) with C(driver: cdi), which works
+    GPUs are given in the form C(deploy.resources.reservations.devices) with C(driver: cdi), which works
     with every version of Compose, and only to a user whose GPUs are proven in this boot (M(gpulab.fleet.gpu_proof)).
   - Ports for which the stack names no address are published on 127.0.0.1.
 author:
@@ -26,11 +30,11 @@ attributes:
   check_mode:
     support: full
     description: >-
-      Files are compared and the configuration is judged by Compose; nothing is built. On a host without an engine the
-      whole deployment is predicted.
+      The release is composed and compared with the one that runs; nothing is built, fetched or kept. On a host without
+      an engine the whole deployment is predicted.
   diff_mode:
     support: full
-    description: Shows C(.env) and C(compose.gpulab.yml) line by line, shipped files by checksum, secrets not at all.
+    description: Shows the resolved C(compose.yml) of the running and of the wanted release; secrets not at all.
 options:
   name:
     description: Name of the stack on the host, and of its Compose project.
@@ -77,10 +81,27 @@ options:
     type: dict
     default: {}
   state:
-    description: V(absent) stops the stack and removes its folder. Data folders and images stay.
+    description:
+      - V(absent) stops the stack and removes its releases. Data folders and volumes stay.
+      - V(rolled_back) brings O(release) up again, or the release before the current one, without building or
+        fetching anything.
     type: str
-    choices: [present, absent]
+    choices: [present, absent, rolled_back]
     default: present
+  release:
+    description: The release to go back to with O(state=rolled_back), such as V("0003").
+    type: str
+  keep:
+    description: How many releases are kept for going back, the current one included.
+    type: int
+    default: 3
+  why:
+    description: A word on why, for the stack's history.
+    type: str
+    default: ""
+  who:
+    description: Whose deed it is, for the stack's history. The controller's user by default.
+    type: str
   root:
     description: Folder that holds C(stacks/) and C(data/). C(~) is the user's home.
     type: str
@@ -101,7 +122,7 @@ seealso:
 
 EXAMPLES = r"""
 - name: A simulator and a trainer with one GPU
-  gpulab.fleet.compose_stack:
+  gpulab.fleet.compose_release:
     name: quickstart
     user: trainer
     settings:
@@ -110,7 +131,7 @@ EXAMPLES = r"""
       WANDB_API_KEY: "{{ vault_wandb_key }}"
 
 - name: A site's own stack, on a base image that is brought along
-  gpulab.fleet.compose_stack:
+  gpulab.fleet.compose_release:
     name: planner
     source: "{{ inventory_dir }}/stacks/planner"
     user: mara
@@ -120,8 +141,15 @@ EXAMPLES = r"""
       - name: registry.example.org/cuda:12
         archive: /srv/images/cuda-12.tar.zst
 
+- name: Back to the release before
+  gpulab.fleet.compose_release:
+    name: planner
+    user: mara
+    state: rolled_back
+    why: the new policy drops things
+
 - name: Stop it; its data stays
-  gpulab.fleet.compose_stack:
+  gpulab.fleet.compose_release:
     name: planner
     user: mara
     state: absent
@@ -138,9 +166,19 @@ lines:
   type: list
   elements: str
   returned: success
-folder:
-  description: The stack's folder on the host.
+release:
+  description: The release that runs now.
   type: str
+  returned: success
+  sample: "0004"
+folder:
+  description: The folder of the release that runs, in which C(docker compose) works.
+  type: str
+  returned: success
+notes:
+  description: What was adapted for a rootless engine, and what was understood in the stack's favour.
+  type: list
+  elements: str
   returned: success
 data:
   description: The data folders by setting.
@@ -167,7 +205,7 @@ services:
       elements: dict
       returned: always
 seconds:
-  description: How long import, build and up took, those that were needed.
+  description: How long import, pull, build and up took, those that were needed.
   type: dict
   returned: success
 finding:
@@ -180,10 +218,11 @@ import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.gpulab.fleet.plugins.module_utils._deploy_plan import KEEP, Handed, Plan
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from_error, message
-from ansible_collections.gpulab.fleet.plugins.module_utils._stack_deploy import Handed, Plan, Stack
 from ansible_collections.gpulab.fleet.plugins.module_utils._stack_lines import lines
+from ansible_collections.gpulab.fleet.plugins.module_utils._transaction import Transaction
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import account, as_user
 
 SPEC = {
@@ -199,7 +238,11 @@ SPEC = {
         "options": {"name": {"type": "str", "required": True}, "archive": {"type": "path", "required": True}},
     },
     "secrets": {"type": "dict", "default": {}, "no_log": True},
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "state": {"type": "str", "choices": ["present", "absent", "rolled_back"], "default": "present"},
+    "release": {"type": "str"},
+    "keep": {"type": "int", "default": KEEP},
+    "why": {"type": "str", "default": ""},
+    "who": {"type": "str"},
     "root": {"type": "str", "default": "~/gpulab"},
     "wait_timeout": {"type": "int", "default": 120},
     "plan": {"type": "dict"},
@@ -207,21 +250,12 @@ SPEC = {
 
 
 def plan_of(params: dict[str, Any]) -> Plan:
-    """The plan, from what the controller's part sent; for a stack that goes, its name and root are enough."""
-    made: dict[str, Any] = params["plan"] or {}
-    return Plan(
-        name=params["name"],
-        root=params["root"],
-        settings=made.get("settings", {}),
-        data=made.get("data", {}),
-        gpus=made.get("gpus", {}),
-        secrets=params["secrets"],
-        secret_modes=made.get("secret_modes", {}),
-        files=made.get("files", {}),
-        forms=[(service, form) for service, form in made.get("forms", [])],
-        archives=made.get("archives", []),
-        wait_timeout=max(params["wait_timeout"], made.get("wait_timeout", 0)),
-    )
+    """The plan, from what the controller's part sent."""
+    made: dict[str, Any] = dict(params["plan"] or {})
+    made.pop("sent", None)
+    made["forms"] = [(service, form) for service, form in made.get("forms", [])]
+    made["wait_timeout"] = max(params["wait_timeout"], made.get("wait_timeout", 0))
+    return Plan(**made, secrets=params["secrets"], keep=params["keep"], why=params["why"])
 
 
 def handed_over(params: dict[str, Any]) -> Handed:
@@ -234,23 +268,25 @@ def handed_over(params: dict[str, Any]) -> Handed:
 def main() -> None:
     module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
     params = module.params
-    present = params["state"] == "present"
-    if present and not params["plan"]:
+    state = params["state"]
+    if state == "present" and not params["plan"]:
         module.fail_json(msg="this module works as a task of a play only: a part of it runs on the controller")
     try:
         user = account(params["user"])
         handed = handed_over(params)
 
         def work() -> dict[str, Any]:
-            stack = Stack(plan_of(params), user, module.check_mode, handed)
-            return stack.deploy() if present else stack.remove()
+            stack = Transaction(user, params["root"], params["name"], check=module.check_mode, who=params["who"] or "")
+            if state == "present":
+                return stack.deploy(plan_of(params), handed)
+            return stack.rollback(params["release"]) if state == "rolled_back" else stack.undeploy()
 
         result = work() if os.geteuid() == user.uid else as_user(user, work)
     except FleetError as error:
         if module.check_mode and error.code == "USER_MISSING":
-            actions = [f"deploy (there is no {params['user']} yet)"] if present else []
+            actions = [f"deploy (there is no {params['user']} yet)"] if state == "present" else []
             shown = lines(params["name"], params["user"], {"actions": actions, "services": []}, check=True)
-            module.exit_json(changed=present, actions=actions, lines=shown)
+            module.exit_json(changed=bool(actions), actions=actions, lines=shown)
         found = from_error(error, user=params["user"], stack=params["name"])
         module.fail_json(msg=message(found), finding=found)
     if "needs" not in result:

@@ -1,9 +1,11 @@
 # Copyright: gpulab.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The controller's part of compose_stack: finds and checks the stack's folder, and sends what the host lacks."""
+"""The controller's part of compose_release: finds and checks the stack's folder, and sends what the host lacks."""
 
 from __future__ import annotations
 
+import getpass
+import socket
 import tarfile
 import tempfile
 from pathlib import Path
@@ -23,6 +25,7 @@ class ActionModule(ActionBase):
         task_vars = task_vars or {}
         args = dict(self._task.args)
         args.pop("plan", None)
+        args.setdefault("who", f"{getpass.getuser()}@{socket.gethostname()}")
         try:
             if args.get("state", "present") == "present" and args.get("name"):
                 base = Path(task_vars.get("inventory_dir") or Path.cwd())
@@ -41,7 +44,7 @@ class ActionModule(ActionBase):
 
     def _execute(self, args: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = self._execute_module(
-            module_name="gpulab.fleet.compose_stack", module_args=args, task_vars=task_vars
+            module_name="gpulab.fleet.compose_release", module_args=args, task_vars=task_vars
         )
         return answer
 

@@ -1,0 +1,46 @@
+# Copyright: gpulab.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What is to be deployed: made on the controller from the inventory, or on the host from what a person typed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+KEEP = 3  # releases that are kept, the current one included
+
+
+@dataclass
+class Plan:
+    """A stack's files, settings and wishes, already checked against its stack.yml."""
+
+    settings: dict[str, str] = field(default_factory=dict)
+    data: dict[str, dict[str, Any]] = field(default_factory=dict)  # by setting: folder, description
+    gpus: dict[str, Any] = field(default_factory=dict)  # by service: all, a number, or a list of UUIDs and indices
+    sharing: str = "exclusive"  # or shared
+    secrets: dict[str, str] = field(default_factory=dict)
+    secret_modes: dict[str, str] = field(default_factory=dict)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)  # relative path: sha256, mode
+    forms: list[tuple[str, str]] = field(default_factory=list)
+    archives: list[dict[str, Any]] = field(default_factory=list)
+    wait_timeout: int = 120
+    compose_file: str = "compose.yml"
+    source: dict[str, Any] = field(default_factory=dict)  # kind, path, commit, dirty
+    local: str = ""  # folder on this host that the files are copied from
+    runs: list[str] = field(default_factory=list)  # services for one-off runs
+    no_health: list[str] | None = None  # services that may have no health check; None: nobody has been asked
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    keep: int = KEEP
+    why: str = ""
+
+    @property
+    def mutable(self) -> bool:
+        return self.source.get("kind") == "mutable"
+
+
+@dataclass
+class Handed:
+    """Open files that the controller sent along."""
+
+    bundle: int | None = None
+    archives: dict[str, int] = field(default_factory=dict)

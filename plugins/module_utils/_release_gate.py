@@ -1,0 +1,171 @@
+# Copyright: gpulab.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A release is brought up in place of what runs, and judged: every service's health, then the stack's own checks."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible_collections.gpulab.fleet.plugins.module_utils._compose import (
+    POLL,
+    Container,
+    Project,
+    classify,
+    sorted_streams,
+    tail,
+)
+from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.gpulab.fleet.plugins.module_utils._files import make_folders
+from ansible_collections.gpulab.fleet.plugins.module_utils._release import LOGS, Release
+
+GRACE = 30  # seconds that `up` may take beyond what the stack may take to be well
+CHECK = 30  # seconds in which a check of the stack's own has to succeed
+LOG_LINES = "2000"
+
+
+def is_up(release: Release, containers: Sequence[Container]) -> bool:
+    """Whether what runs is this release, and nothing else of its stack."""
+    services = {each.service for each in containers}
+    return set(release.started) <= services and all(as_released(each, release) for each in containers)
+
+
+def as_released(container: Container, release: Release) -> bool:
+    service = release.started.get(container.service)
+    if service is None or container.config_hash != service.config_hash or container.image_id != service.image_id:
+        return False
+    return container.done or (container.status == "running" and not container.hopeless)
+
+
+def bring_up(project: Project, release: Release) -> list[Container]:
+    """Makes what runs this release and waits until it is well; the error says which service is not, and why."""
+    clear(project, project.containers(), release)
+    _up(project, release.wait_timeout + GRACE)
+    containers = project.settle(list(release.started), time.monotonic() + release.wait_timeout)
+    for check in release.checks:
+        run_check(project, check, release.settings)
+    return containers
+
+
+def clear(project: Project, containers: Sequence[Container], release: Release | None) -> list[str]:
+    """Takes away what `up` would stumble over or leave: dead containers, unhealthy ones, those of no service."""
+    gone = []
+    for each in containers:
+        stuck = each.status in ("dead", "restarting") or (each.status == "running" and each.hopeless)
+        if stuck or release is None or each.service not in release.started:
+            if each.status == "running":
+                project.docker("stop", each.id)
+            project.docker("rm", "--force", each.id)
+            gone.append(f"remove {each.name} ({each.describe()})")
+    return gone
+
+
+def _up(project: Project, limit: float) -> None:
+    up = ["--progress", "plain", "up", "--detach", "--no-build", "--pull", "never", "--remove-orphans"]
+    try:
+        done = project.compose(*up, timeout=limit)
+    except subprocess.TimeoutExpired:
+        bad = [each for each in project.containers() if not each.well]
+        project.explain(bad, [], timed_out=True)
+        return
+    if done.returncode != 0:
+        said = "".join(sorted_streams(done))
+        code = classify(said, "STACK_UNHEALTHY")
+        bad = [each for each in project.containers() if each.hopeless]
+        if code == "STACK_UNHEALTHY" and bad:
+            project.explain(bad, [], timed_out=False)
+        raise FleetError(code, f"docker compose up:\n{tail(said, 10)}")
+
+
+def take_down(project: Project) -> None:
+    """Removes every container and network of the stack; volumes stay."""
+    where = [] if project.folder.is_dir() else ["--project-name", project.name]
+    done = project.compose("--progress", "plain", *where, "down", "--remove-orphans")
+    for each in project.containers():  # also those of a profile that is off, which `down` leaves
+        project.docker("rm", "--force", each.id)
+    if done.returncode != 0 and project.containers():
+        said = "".join(sorted_streams(done))
+        raise FleetError("STACK_DOWN_FAILED", f"docker compose down:\n{tail(said, 10)}")
+
+
+def refuse_taken_ports(ports: Sequence[Sequence[Any]], containers: Sequence[Container]) -> None:
+    """Says it before anything is stopped, when another program has a port that the release needs."""
+    own = {port for each in containers for _ip, port, _inside in each.published}
+    for address, port, *service in ports:
+        if port in own:
+            continue
+        where = f"{address}:{port}" + (f" (service {service[0]})" if service else "")
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, port))
+            except PermissionError:
+                raise FleetError("STACK_PORT_PRIVILEGED", where) from None
+            except OSError as error:
+                raise FleetError("STACK_PORT_TAKEN", f"{where}: {error.strerror}") from None
+
+
+# --- the stack's own checks --------------------------------------------------------------------------------
+
+
+def run_check(project: Project, check: Mapping[str, Any], settings: Mapping[str, str]) -> None:
+    """Asks until it succeeds or its time is over: {service, command} or {url, expect}, and timeout in seconds."""
+    deadline = time.monotonic() + float(check.get("timeout", CHECK))
+    while True:
+        said = _ask_url(check, settings) if "url" in check else _ask_service(project, check)
+        if said is None:
+            return
+        if time.monotonic() > deadline:
+            name = check.get("name") or check.get("url") or f"{check['service']}: {check['command']}"
+            raise FleetError("STACK_CHECK_FAILED", f"{name}:\n{tail(said, 10)}")
+        time.sleep(POLL)
+
+
+def _ask_service(project: Project, check: Mapping[str, Any]) -> str | None:
+    command = check["command"]
+    argv = [str(each) for each in command] if isinstance(command, list) else ["sh", "-c", str(command)]
+    try:
+        done = project.compose("exec", "-T", str(check["service"]), *argv, timeout=float(check.get("timeout", CHECK)))
+    except subprocess.TimeoutExpired:
+        return "it did not end in time"
+    said = "".join(sorted_streams(done))
+    if done.returncode == 0 and str(check.get("expect", "")) in said:
+        return None
+    return f"exit code {done.returncode}\n{said}"
+
+
+def _ask_url(check: Mapping[str, Any], settings: Mapping[str, str]) -> str | None:
+    """The answer is what counts: RootlessKit accepts connections to ports that nobody listens on."""
+    url = re.sub(r"\$\{(\w+)\}", lambda found: settings.get(found.group(1), found.group(0)), str(check["url"]))
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=5) as answer:
+            text = answer.read(1 << 20).decode(errors="replace")
+    except urllib.error.HTTPError as error:
+        return f"{url} answered {error.code}"
+    except (OSError, ValueError) as error:
+        return f"{url}: {error}"
+    return None if str(check.get("expect", "")) in text else f"{url} answered without {check['expect']!r}: {text[:200]}"
+
+
+# --- evidence ----------------------------------------------------------------------------------------------
+
+
+def save_logs(project: Project, release: Release) -> None:
+    """Keeps what the containers of a failed release said, before they are replaced."""
+    with contextlib.suppress(FleetError, OSError, subprocess.SubprocessError):
+        for each in project.containers():
+            done = project.docker("logs", "--timestamps", "--tail", LOG_LINES, each.id)
+            text = f"{each.name}: {each.describe()}\n" + "".join(sorted_streams(done))
+            make_folders(release.folder / LOGS, 0o700)
+            path = release.folder / LOGS / f"{each.name}.log"
+            path.write_text(text, encoding="utf-8")
+            path.chmod(0o600)

@@ -1,0 +1,189 @@
+# Copyright: gpulab.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The images of a release: which are here already, which are built or fetched, and the tags that keep them here."""
+
+from __future__ import annotations
+
+import platform
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from ansible_collections.gpulab.fleet.plugins.module_utils import _stack_images as archives
+from ansible_collections.gpulab.fleet.plugins.module_utils._compose import Project, classify, sorted_streams, sync, tail
+from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.gpulab.fleet.plugins.module_utils._release import Release, Store
+
+MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+TO_BUILD, TO_FETCH = "to-be-built", "to-be-fetched"
+
+Compose = Callable[..., Any]
+
+
+def tag_of(stack: str, service: str, image_id: str) -> str:
+    """The tag that keeps an image for as long as a release needs it: by content, the same for releases that share it."""
+    return f"gpulab/{stack}-{service.lower()}:{image_id.rpartition(':')[2][:12]}"
+
+
+@dataclass
+class Images:
+    """Finds or makes the image of every service; `found` has (id, what it was built from) by service."""
+
+    project: Project
+    stack: str
+    check: bool
+    compose: Compose
+    found: dict[str, tuple[str, str]] = field(default_factory=dict)
+    actions: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.here = self.project.images()
+
+    def ids(self) -> set[str]:
+        return set(self.here.values())
+
+    # --- archives ----------------------------------------------------------------------------------------
+
+    def bring_in(self, wanted: list[dict[str, Any]], files: Mapping[str, int]) -> None:
+        absent, misnamed = archives.absent(self.here, wanted), archives.misnamed(self.here, wanted)
+        began = time.monotonic()
+        for archive in absent:
+            self.actions.append(f"import image {archive['name']}")
+            if not self.check:
+                archives.bring_in(self.project, archive, files[archive["name"]])
+        for archive in misnamed:
+            self.actions.append(f"tag image {archive['name']}")
+            if not self.check:
+                archives.name_it(self.project, archives.guard(archive["sha256"]), archive["name"])
+        if (absent or misnamed) and not self.check:
+            self.seconds["import"] = time.monotonic() - began
+            self._look_again()
+
+    def _look_again(self) -> None:
+        """Puts what was made on disk, because a power cut would leave layers that end half-way, and asks again."""
+        sync(self.project.api("/info")["DockerRootDir"])
+        self.here = self.project.images()
+
+    # --- one for each service ----------------------------------------------------------------------------
+
+    def find(self, services: Mapping[str, Any], builds: Mapping[str, str], known: Iterable[Release]) -> None:
+        """builds has, for each service that is built, what it is built from; known are the releases that are kept."""
+        made = {
+            service.build: service.image_id
+            for release in known
+            for service in release.services.values()
+            if service.build and service.image_id in self.ids()
+        }
+        to_build = [name for name, source in builds.items() if not source or source not in made]
+        self.found = {name: (made[source], source) for name, source in builds.items() if name not in to_build}
+        self._build(services, to_build, builds)
+        self._fetch({name: service for name, service in services.items() if name not in builds})
+
+    def _build(self, services: Mapping[str, Any], names: list[str], builds: Mapping[str, str]) -> None:
+        if not names:
+            return
+        self.actions += [f"build {name}" for name in names]
+        if self.check:
+            self.found.update(dict.fromkeys(names, (TO_BUILD, "")))
+            return
+        began = time.monotonic()
+        done = self.compose("--progress", "plain", "build", *names)
+        if done.returncode != 0:
+            said = "".join(sorted_streams(done))
+            raise FleetError(classify(said, "STACK_BUILD_FAILED"), f"docker compose build:\n{tail(said, 30)}")
+        self._look_again()
+        self.seconds["build"] = time.monotonic() - began
+        for name in names:
+            image = archives.reference(services[name].get("image") or f"{self.stack}-{name}")
+            self.found[name] = (self.here[image], builds[name])
+
+    def _fetch(self, services: Mapping[str, Any]) -> None:
+        missing = [name for name, each in services.items() if not archives.is_here(self.here, each["image"])]
+        self.actions += [f"pull {services[name]['image']}" for name in missing]
+        if missing and not self.check:
+            began = time.monotonic()
+            done = self.compose("--progress", "plain", "pull", *missing)
+            if done.returncode != 0:
+                said = "".join(sorted_streams(done))
+                raise FleetError(classify(said, "STACK_IMAGE_MISSING"), f"docker compose pull:\n{tail(said, 10)}")
+            self._look_again()
+            self.seconds["pull"] = time.monotonic() - began
+        for name, service in services.items():
+            image = self.here.get(archives.reference(service["image"])) or self.here.get(service["image"])
+            if image is None and not self.check:
+                raise FleetError("STACK_IMAGE_MISSING", f"{name}: {service['image']} is not here after the pull")
+            self.found[name] = (image or TO_FETCH, "")
+
+    # --- what they are -----------------------------------------------------------------------------------
+
+    def inspect(self, image_id: str) -> dict[str, Any]:
+        if image_id in (TO_BUILD, TO_FETCH):
+            return {}
+        found: dict[str, Any] = self.project.api(f"/images/{quote(image_id, safe=':')}/json")
+        return found
+
+    # --- tags --------------------------------------------------------------------------------------------
+
+    def keep(self) -> dict[str, str]:
+        """Tags every image, so that nobody's `docker image prune` takes what a rollback needs; returns the tags."""
+        tags = {name: tag_of(self.stack, name, image) for name, (image, _source) in self.found.items()}
+        for name, tag in tags.items():
+            if not self.check and self.here.get(tag) != self.found[name][0]:
+                archives.name_it(self.project, self.found[name][0], tag)
+        return tags
+
+
+def restore_tags(project: Project, release: Release) -> None:
+    """Before a release runs again: each tag means the image that it meant; an error where an image is gone."""
+    here = project.images()
+    for name, service in release.services.items():
+        if here.get(service.tag) == service.image_id:
+            continue
+        if service.image_id not in set(here.values()):
+            raise FleetError("RELEASE_IMAGE_GONE", f"release {release.id}: {name} needs {service.image_id[:19]}")
+        archives.name_it(project, service.image_id, service.tag)
+
+
+def outdated_tags(store: Store, here: Mapping[str, str]) -> list[str]:
+    """This stack's own tags that no kept release needs."""
+    ours = re.compile(rf"gpulab/{re.escape(store.name)}-[^:/]+:[0-9a-f]{{12}}")
+    needed = {service.tag for release in store.all() for service in release.services.values()}
+    others = {  # `a` has `a-b-c:…` of its stack `a-b` in its pattern, too
+        service.tag
+        for path in store.stacks.iterdir()
+        if path.name != store.name and not path.name.startswith(".")
+        for release in Store(store.root, path.name).all()
+        for service in release.services.values()
+    }
+    return sorted(tag for tag in here if ours.fullmatch(tag) and tag not in needed | others)
+
+
+# --- whether they fit this host ----------------------------------------------------------------------------
+
+
+def refuse_unfit(name: str, image: Mapping[str, Any], with_gpu: bool, driver_cuda: str) -> None:
+    """An image for another processor, or with a newer CUDA than the driver knows, would fail only when it runs."""
+    if not image:
+        return
+    mine = MACHINES.get(platform.machine(), platform.machine())
+    if image.get("Architecture") not in (None, "", mine):
+        text = f"{name}: the image is for {image['Architecture']}, this host is {mine}"
+        raise FleetError("STACK_IMAGE_ARCHITECTURE", text)
+    wanted = cuda_of(image)
+    if with_gpu and wanted and driver_cuda and _major(wanted) > _major(driver_cuda):
+        raise FleetError("STACK_CUDA_TOO_NEW", f"{name}: the image has CUDA {wanted}, the driver knows {driver_cuda}")
+
+
+def cuda_of(image: Mapping[str, Any]) -> str:
+    """The CUDA version that an image says it has, empty where it says nothing."""
+    variables = dict(each.partition("=")[::2] for each in (image.get("Config") or {}).get("Env") or [])
+    found = re.search(r"cuda>=(\d+\.\d+)", variables.get("NVIDIA_REQUIRE_CUDA", ""))
+    return found.group(1) if found else variables.get("CUDA_VERSION", "")
+
+
+def _major(version: str) -> int:
+    return int(re.sub(r"\D.*", "", version) or 0)

@@ -1,0 +1,403 @@
+# Copyright: gpulab.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What is done to a stack as a whole or not at all: deploy, roll back, undeploy, and the settling of what was cut off.
+
+Before anything that runs is touched, a new release lies complete on the disk (_release_make). Then a note of what is
+about to happen is synced to the disk, the release is brought up in place of the old one and judged (_release_gate), and
+the link `current` is moved. Whoever finds the note without a run that holds the stack's lock goes back to where it
+came from, or finishes what was committed already. Everything here runs as the stack's user.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.gpulab.fleet.plugins.module_utils import _gpu_holders, _stack_lock
+from ansible_collections.gpulab.fleet.plugins.module_utils import _release_gate as gate
+from ansible_collections.gpulab.fleet.plugins.module_utils._compose import Container, Project
+from ansible_collections.gpulab.fleet.plugins.module_utils._deploy_plan import KEEP, Handed, Plan
+from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.gpulab.fleet.plugins.module_utils._files import make_folders
+from ansible_collections.gpulab.fleet.plugins.module_utils._home_record import remember_stacks
+from ansible_collections.gpulab.fleet.plugins.module_utils._release import (
+    COMMITTED,
+    Release,
+    Store,
+    unknown_release,
+)
+from ansible_collections.gpulab.fleet.plugins.module_utils._release_images import outdated_tags, restore_tags
+from ansible_collections.gpulab.fleet.plugins.module_utils._release_make import Made, Making
+from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
+
+LOCK_WAIT = 10  # seconds to wait for another run on the same stack
+
+
+@dataclass
+class Done:
+    """What a verb did, or would do."""
+
+    actions: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    diff: list[dict[str, str]] = field(default_factory=list)
+    containers: Sequence[Container] = ()
+    release: Release | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def stacks_root(user: Account, root: str) -> Path:
+    return Path(root.replace("~", str(user.home), 1) if root.startswith("~") else root)
+
+
+class Transaction:
+    """The verbs on one stack of one user."""
+
+    def __init__(self, user: Account, root: str, name: str, *, check: bool = False, who: str = "") -> None:
+        self.user, self.name, self.check = user, name, check
+        self.who = who or getpass.getuser()
+        self.store = Store(stacks_root(user, root), name)
+        self.done = Done()
+
+    def project(self, release: Release | None = None) -> Project:
+        return Project(self.user, self.name, release.folder if release else self.store.link)
+
+    @contextlib.contextmanager
+    def _alone(self, verb: str) -> Iterator[None]:
+        """Nobody else is at work on this stack, and nothing is left unfinished."""
+        if self.check:
+            yield
+            return
+        with _stack_lock.held(self.store.stacks, self.name, self.who, verb, LOCK_WAIT):
+            self._settle_unfinished()
+            yield
+
+    # --- deploy ------------------------------------------------------------------------------------------
+
+    def deploy(self, plan: Plan, handed: Handed) -> dict[str, Any]:
+        """The stack as the plan says, healthy; or what ran before still runs (again), and the error says why.
+
+        {"needs": ...} when the controller has to send something first.
+        """
+        if not self.check:
+            remember_stacks(self.user.home, self.store.root)
+            make_folders(self.store.stacks)
+        with self._alone("deploy"):
+            project = self.project()
+            if not self._answers(project):
+                self.done.actions.append("deploy (there is no engine to ask yet)")
+                return self.result()
+            making = Making(self.store, self.user, project, plan, handed, self.check, self.who)
+            needs = making.needs()
+            if needs:
+                return {"needs": needs}
+            current = self.store.current()
+            if current and making.is_same(current):
+                self._keep(current)
+                return self.result()
+            with making.scratch() as scratch:
+                made = making.make(scratch, current)
+                self.done.actions += made.actions
+                self.done.seconds.update(made.seconds)
+                self.done.diff, self.done.notes = made.diff, made.notes
+                if self.check:
+                    self._foresee(made, current)
+                    return self.result()
+                release = making.keep(made)
+            self._switch("deploy", current, release)
+            self._tidy(plan.keep)
+            return self.result()
+
+    def _answers(self, project: Project) -> bool:
+        try:
+            project.engine()
+        except FleetError:
+            if self.check:
+                return False
+            raise
+        return True
+
+    def _foresee(self, made: Made, current: Release | None) -> None:
+        """What a deploy would restart, from the hashes that Compose would compare."""
+        self.done.release = current
+        containers = self.project().containers()
+        self.done.containers = containers
+        known = {each.service: each for each in containers}
+        for name, _service in made.release.started.items():
+            if name not in known:
+                self.done.actions.append(f"create {name}")
+            elif not gate.as_released(known[name], made.release):
+                self.done.actions.append(f"recreate {name}")
+        gone = sorted(set(known) - set(made.release.started))
+        self.done.actions += [f"remove {name}" for name in gone] + [f"release {made.release.id}"]
+
+    def _keep(self, current: Release) -> None:
+        """Nothing new is wanted: what runs has to be the current release, whole."""
+        project = self.project(current)
+        containers = project.containers()
+        self.done.release, self.done.containers = current, containers
+        if gate.is_up(current, containers):
+            if not self.check and any(not each.well for each in containers):
+                self.done.containers = self._wait(project, current)
+            return
+        if self.check:
+            self.done.actions.append("docker compose up")
+            return
+        restore_tags(project, current)
+        gate.refuse_taken_ports(current.ports, containers)
+        self._bring_up(current)
+        self.store.note(current.id, "repaired", self.who)
+
+    @staticmethod
+    def _wait(project: Project, release: Release) -> Sequence[Container]:
+        return project.settle(list(release.started), time.monotonic() + release.wait_timeout)
+
+    # --- switching ---------------------------------------------------------------------------------------
+
+    def _switch(self, verb: str, old: Release | None, new: Release, why: str = "") -> None:
+        project = self.project(new)
+        restore_tags(project, new)
+        try:
+            gate.refuse_taken_ports(new.ports, project.containers())
+        except FleetError as error:
+            if verb == "deploy":  # it never ran: nothing is to be learnt from it
+                shutil.rmtree(new.folder, ignore_errors=True)
+            raise error
+        self.store.begin(verb, old.id if old else None, new.id, self.who)
+        try:
+            self._claim(new)
+            self._bring_up(new)
+            self.store.committed()
+        except BaseException as error:
+            self._give_up(verb, old, new, error)
+            raise AssertionError("unreachable") from error
+        self._finish(verb, new, why or new.why)
+
+    def _bring_up(self, release: Release) -> None:
+        """Brings a release up, and notes which containers that made or started."""
+        project = self.project(release)
+        before = {each.id: each.started for each in project.containers()}
+        began = time.monotonic()
+        containers = gate.bring_up(project, release)
+        self.done.seconds["up"] = time.monotonic() - began
+        for each in containers:
+            if each.id not in before:
+                self.done.actions.append(f"create {each.name}")
+            elif before[each.id] != each.started:
+                self.done.actions.append(f"start {each.name}")
+        self.done.containers = containers
+
+    def _finish(self, verb: str, release: Release, why: str) -> None:
+        """The release has passed the gate: from here on there is no way but forward."""
+        self.store.point(release.id)
+        event = {"deploy": "deployed", "rollback": "rolled back to"}[verb]
+        self.store.note(release.id, event, self.who, why)
+        self.store.end()
+        self.done.release = release
+        self.done.actions.append(f"release {release.id}")
+
+    def _give_up(self, verb: str, old: Release | None, new: Release, error: BaseException) -> None:
+        """Back to what ran before; the failed release is kept with its logs."""
+        code = error.code if isinstance(error, FleetError) else "STACK_INTERRUPTED"
+        detail = error.detail if isinstance(error, FleetError) else f"{type(error).__name__}: {error}"
+        gate.save_logs(self.project(new), new)
+        if verb == "deploy":
+            self.store.fail(new, code, detail)
+        self.store.note(new.id, f"failed ({code})", self.who)
+        went = self._go_back(old, new)
+        self.store.end()
+        if not isinstance(error, (FleetError, Exception)):
+            raise error
+        logs = f"; logs: {new.folder / 'logs'}" if (new.folder / "logs").is_dir() else ""
+        raise FleetError(code, f"release {new.id}: {detail}\n{went}{logs}") from error
+
+    def _go_back(self, old: Release | None, new: Release | None) -> str:
+        """Brings up the old release, or nothing where there was none; says what runs now."""
+        self._claim(old)
+        if old is None:
+            gate.take_down(self.project(new))
+            self.store.point(None)
+            return "Nothing of this stack ran before, and nothing runs now"
+        restore_tags(self.project(old), old)
+        try:
+            self._bring_up(old)
+        except FleetError as error:
+            self.store.note(old.id, f"is not well either ({error.code})", self.who)
+            return f"Release {old.id} was started again and is not well either: {error.detail}"
+        self.store.note(old.id, "runs again", self.who)
+        return f"Release {old.id} runs again"
+
+    def _claim(self, release: Release | None) -> None:
+        """Every user of the host can read which GPUs the stack has from now on; refused when another has one of them."""
+        services: dict[str, dict[str, Any]] = {}
+        if release:
+            services = {name: {"gpus": gpus, "sharing": release.sharing} for name, gpus in release.gpus.items()}
+        mine = (self.user.name, self.name)
+        if services or any((each.user, each.stack) == mine for each in _gpu_holders.read()):
+            _gpu_holders.claim(self.user, self.name, services)
+
+    # --- settling ----------------------------------------------------------------------------------------
+
+    def settle(self) -> dict[str, Any]:
+        """After a reboot or a killed run, without anybody's help: what was cut off goes back, or is finished."""
+        with self._alone("settle"):
+            current = self.store.current()
+            if current and not self.check:
+                containers = self.project(current).containers()
+                there = {each.service for each in containers if each.status not in ("created", "dead")}
+                if not set(current.started) <= there:
+                    self._keep(current)
+            self.done.release = current
+            return self.result()
+
+    def _settle_unfinished(self) -> None:
+        left = self.store.unfinished()
+        if left is None:
+            return
+        old = self.store.read(left["from"]) if left.get("from") else None
+        new = self.store.read(left["to"]) if left.get("to") else None
+        self.done.actions.append(f"settle a {left.get('verb')} that was cut off")
+        if left.get("verb") == "undeploy":
+            self._remove(old)
+        elif left.get("step") == COMMITTED and new:
+            self._finish(left["verb"], new, "settled after it was cut off")
+        else:
+            if new and left.get("verb") == "deploy":
+                gate.save_logs(self.project(new), new)
+                self.store.fail(new, "STACK_INTERRUPTED", f"the run of {left.get('when')} was cut off")
+                self.store.note(new.id, "failed (STACK_INTERRUPTED)", self.who)
+            self._go_back(old, new)
+            self.store.end()
+
+    # --- rollback ----------------------------------------------------------------------------------------
+
+    def rollback(self, to: str | None = None) -> dict[str, Any]:
+        """The previous release, or a named one, runs again: without a pull or a build, through the same gate."""
+        with self._alone("rollback"):
+            self.project().engine()
+            current = self.store.current()
+            target = self.store.read(to) if to else self.store.before(current)
+            if target is None:
+                if to:
+                    raise unknown_release(self.store, to)
+                there = f"release {current.id} is the oldest that is kept" if current else "nothing is deployed"
+                raise FleetError("RELEASE_NONE_BEFORE", f"stack {self.name}: {there}")
+            if current and target.id == current.id:
+                self._keep(current)
+                return self.result()
+            self._refuse_incomplete(target)
+            if self.check:
+                self.done.actions.append(f"roll back to {target.id}")
+                self.done.release = current
+                return self.result()
+            self._switch("rollback", current, target)
+            return self.result()
+
+    def _refuse_incomplete(self, release: Release) -> None:
+        """Everything that a release needs is kept with it; says what somebody has taken away or changed."""
+        from ansible_collections.gpulab.fleet.plugins.module_utils._release_files import secret_path
+        from ansible_collections.gpulab.fleet.plugins.module_utils._stack_files import checksum
+
+        missing = [name for name, wanted in release.checksums.items() if checksum(release.folder / name) != wanted]
+        missing += [f"mounts/{digest}" for digest in release.mounts if not (self.store.mounts / digest).is_dir()]
+        missing += [
+            f"the secret {name}"
+            for name, digest in release.secrets.items()
+            if not secret_path(self.store, name, digest).exists()
+        ]
+        if missing:
+            raise FleetError("RELEASE_INCOMPLETE", f"release {release.id}: {', '.join(missing)}")
+
+    # --- undeploy ----------------------------------------------------------------------------------------
+
+    def undeploy(self, without_engine: bool = False) -> dict[str, Any]:
+        """Stops the stack and takes its releases away; data folders, volumes and images of others stay."""
+        if not self.store.folder.is_dir() and (self.check or not self.store.stacks.is_dir()):
+            return self.result()
+        with self._alone("undeploy"):
+            current = self.store.current()
+            project = self.project(current)
+            try:
+                project.engine()
+                containers = project.containers()
+            except FleetError:
+                if self.store.folder.exists() and not self.check and not without_engine:
+                    raise
+                containers = []
+            self.done.actions += [f"remove {each.name}" for each in containers]
+            if self.store.folder.exists():
+                self.done.actions.append(f"remove {self.store.folder}")
+            if not self.check and self.done.actions:
+                if self.store.folder.exists():
+                    self.store.begin("undeploy", current.id if current else None, None, self.who)
+                self._remove(current, bool(containers))
+            return self.result()
+
+    def _remove(self, release: Release | None, running: bool = True) -> None:
+        if running:
+            gate.take_down(self.project(release))
+        self._claim(None)
+        tags = sorted({service.tag for each in self.store.all() for service in each.services.values()})
+        self.store.point(None)
+        for each in self.store.all():
+            shutil.rmtree(each.folder, ignore_errors=True)
+        project = self.project()
+        with contextlib.suppress(FleetError):
+            here = project.images()
+            for tag in tags:
+                if tag in here:
+                    project.docker("rmi", tag)
+        for path in (self.store.releases, self.store.files, self.store.mounts, self.store.secrets):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in (self.store.history, self.store.folder / "salt", self.store.folder / "unfinished.json"):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what a person put there stays
+            self.store.folder.rmdir()
+
+    # --- tidying -----------------------------------------------------------------------------------------
+
+    def _tidy(self, keep: int) -> None:
+        """Releases beyond those to keep go, and the images that only they needed. Nothing here can fail a deploy."""
+        self.store.forget(self.store.outdated(max(keep, 1)))
+        with contextlib.suppress(FleetError, OSError):
+            project = self.project()
+            for tag in outdated_tags(self.store, project.images()):
+                project.docker("rmi", tag)
+
+    # --- results -----------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """What is current, what runs, what is kept; asks and changes nothing."""
+        current = self.store.current()
+        with contextlib.suppress(FleetError):
+            self.done.containers = self.project(current).containers()
+        self.done.release = current
+        kept = [
+            {"release": each.id, "made": each.made, "by": each.by, "why": each.why, "failed": each.failed}
+            for each in self.store.all()
+        ]
+        return {**self.result(), "kept": kept, "unfinished": self.store.unfinished()}
+
+    def result(self) -> dict[str, Any]:
+        release = self.done.release
+        return {
+            "changed": bool(self.done.actions),
+            "actions": self.done.actions,
+            "stack": self.name,
+            "release": release.id if release else None,
+            "folder": str(self.store.link),
+            "data": release.data if release else {},
+            "gpus": release.gpus if release else {},
+            "services": [container.plain() for container in self.done.containers],
+            "notes": self.done.notes,
+            "seconds": {name: round(seconds, 2) for name, seconds in self.done.seconds.items()},
+            "diff": self.done.diff,
+        }
+
+
+__all__ = ["KEEP", "Transaction", "stacks_root"]
