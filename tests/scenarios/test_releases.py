@@ -1,0 +1,150 @@
+"""A stack's releases on a real host: deployed, refused, taken back; what runs and what is kept after each."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+
+import pytest
+
+from .site import Site, lab
+from .small_stack import FOLDER, Small
+
+
+@pytest.fixture(scope="module")
+def small(main_host: Site, tmp_path_factory: pytest.TempPathFactory) -> Small:
+    lab("restore", main_host.hosts[0], "converged")
+    return Small(main_host, tmp_path_factory.mktemp("stack"))
+
+
+def test_check_mode_says_what_then_happens_and_keeps_nothing(small: Small) -> None:
+    said = small.result(small.deploy("--check", "--diff").ok())
+    assert {"build web", "create web", "create side", "release 0001"} <= set(said["actions"])
+    assert "to-be-built" in said["diff"][-1]["after"]
+    assert "No such file" in small.sh(f"ls {FOLDER} 2>&1", check=False)
+
+
+def test_a_first_deploy_that_fails_leaves_nothing_running(small: Small) -> None:
+    failed = small.deploy(settings={"MODE": "exit"})
+    assert failed.rc != 0
+    assert "Nothing of this stack ran before, and nothing runs now" in failed.failures
+    assert "this version cannot start" in failed.failures, "the service's own last words"
+    assert small.containers() == {}
+    assert small.current() == ""
+    why = json.loads(small.sh(f"cat {FOLDER}/releases/0001/failed.json"))
+    assert why["code"] == "STACK_UNHEALTHY"
+    assert "this version cannot start" in small.sh(f"cat {FOLDER}/releases/0001/logs/small-web-1.log")
+
+
+def test_deploy_then_no_change(small: Small) -> None:
+    done = small.result(small.deploy(secrets={"TOKEN": "sesame"}).ok())
+    assert done["release"] == "0002"
+    assert small.says() == "version 1 word one secret sesame"
+    again = small.result(small.deploy(secrets={"TOKEN": "sesame"}).ok())
+    assert (again["changed"], again["actions"], again["release"]) == (False, [], "0002")
+    assert "docker compose" not in small.sh(f"cd {FOLDER}/current && docker compose ps --format json")
+    inside = small.sh(f"cd {FOLDER}/current && docker compose exec -T web cat /version").strip()
+    assert inside == "1", "plain Compose works in the current release"
+    assert "sesame" not in small.sh("docker inspect small-web-1") + small.sh(f"cat {FOLDER}/current/*")
+
+
+def test_only_what_changed_is_restarted(small: Small) -> None:
+    before = small.containers()
+    check = small.result(small.deploy("--check", "--diff", secrets={"TOKEN": "sesame"}, settings={"SIDE_WORD": "new"}))
+    assert check["actions"] == ["recreate side", "release 0003"]
+    assert "WORD: new" in check["diff"][0]["after"]
+    small.deploy(secrets={"TOKEN": "sesame"}, settings={"SIDE_WORD": "new"}).ok()
+    after = small.containers()
+    assert after["web"] == before["web"]
+    assert after["side"] != before["side"]
+    # A changed secret changes nothing that Compose looks at.
+    small.deploy(secrets={"TOKEN": "opened"}, settings={"SIDE_WORD": "new"}).ok()
+    assert small.containers()["side"] == after["side"]
+    assert small.says().endswith("secret opened")
+
+
+@pytest.mark.parametrize("mode", ["exit", "hang", "sick"])
+def test_a_deploy_that_fails_leaves_the_old_release_running(small: Small, mode: str) -> None:
+    before, current, data = small.says(), small.current(), small.sh("cat gpulab/data/small/notes/starts")
+    failed = small.deploy(secrets={"TOKEN": "opened"}, settings={"SIDE_WORD": "new", "MODE": mode, "WORD": mode})
+    assert failed.rc != 0
+    assert f"Release {current} runs again" in failed.failures
+    assert (small.says(), small.current()) == (before, current)
+    assert small.sh("cat gpulab/data/small/notes/starts").startswith(data), "data only grow"
+    assert "runs again" in small.history()[-1]
+    assert not small.sh(f"ls {FOLDER}/unfinished.json 2>/dev/null", check=False)
+
+
+def test_an_upgrade_and_back_without_a_build(small: Small) -> None:
+    small.version(2)
+    small.deploy(secrets={"TOKEN": "opened"}, settings={"SIDE_WORD": "new"}).ok()
+    assert small.says().startswith("version 2")
+    upgraded = small.current()
+    small.sh("docker image prune -f; docker builder prune -af")
+    back = small.site.ad_hoc(
+        "gpu_hosts", "-b", "-m", "gpulab.fleet.compose_release", "-a", "name=small user=trainer state=rolled_back"
+    )
+    assert "CHANGED" in back
+    assert "small-side-1\n    - " not in back, "what is the same in both is not touched"
+    assert small.says() == "version 1 word one secret opened"
+    assert int(small.current()) < int(upgraded)
+    small.site.ad_hoc(
+        "gpu_hosts", "-b", "-m", "gpulab.fleet.compose_release",
+        "-a", f"name=small user=trainer state=rolled_back release={upgraded}",
+    )  # fmt: skip
+    assert small.says().startswith("version 2")
+
+
+def test_a_killed_run_goes_back_when_the_next_one_comes(small: Small) -> None:
+    before, current = small.says(), small.current()
+    small.set(secrets={"TOKEN": "opened"}, settings={"SIDE_WORD": "new", "MODE": "hang"})
+    run = subprocess.Popen(
+        small.site.command("playbooks/deploy.yml"), env=small.site.environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while "switching" not in small.sh(f"cat {FOLDER}/unfinished.json 2>/dev/null", check=False):
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+    time.sleep(2)
+    busy = small.deploy(secrets={"TOKEN": "opened"})
+    assert "deploy by root@" in busy.failures, "the second is told who holds the stack"
+    small.site.ssh(
+        "pkill -KILL -u trainer -f AnsiballZ_compose_release; pkill -KILL -f AnsiballZ_compose_release; true"
+    )
+    run.wait(timeout=60)
+    assert small.says() != before, "cut off in the middle"
+    settled = small.result(small.deploy(secrets={"TOKEN": "opened"}, settings={"SIDE_WORD": "new"}).ok())
+    assert settled["actions"][0] == "settle a deploy that was cut off"
+    assert (small.says(), small.current()) == (before, current)
+
+
+def test_what_is_kept_and_what_goes(small: Small) -> None:
+    for word in ("a", "b", "c"):
+        small.deploy(secrets={"TOKEN": word}, settings={"WORD": word}).ok()
+    good = [
+        each
+        for each in small.releases()
+        if not small.sh(f"ls {FOLDER}/releases/{each}/failed.json 2>/dev/null", check=False)
+    ]
+    assert len(good) == 3
+    assert len(small.sh(f"ls {FOLDER}/secrets").split()) == 3
+    tags = small.sh("docker images --format '{{.Repository}}:{{.Tag}}' | grep gpulab/small-web").split()
+    needed = {
+        service["tag"]
+        for each in small.releases()
+        for service in json.loads(small.sh(f"cat {FOLDER}/releases/{each}/release.json"))["services"].values()
+    }
+    assert set(tags) <= needed
+
+
+def test_undeploy_keeps_data(small: Small) -> None:
+    starts = small.sh("cat gpulab/data/small/notes/starts")
+    gone = small.result(small.deploy(state="absent").ok())
+    assert gone["changed"]
+    assert small.containers() == {}
+    assert "No such file" in small.sh(f"ls {FOLDER} 2>&1", check=False)
+    assert small.sh("cat gpulab/data/small/notes/starts") == starts
+    assert "gpulab/small" not in small.sh("docker images")
+    assert not small.result(small.deploy(state="absent").ok())["changed"]
