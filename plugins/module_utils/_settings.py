@@ -163,6 +163,9 @@ VARIABLES: dict[str, Kind] = {
     "gpulab_users": MAPPING,
     "gpulab_stacks": MAPPING,
     "gpulab_gpus_expected": WHOLE,
+    "gpulab_stack": ANY_TEXT,
+    "gpulab_release": ANY_TEXT,
+    "gpulab_why": ANY_TEXT,
     "gpulab_gpu_shares": _one_of("cooperative", "enforced"),
     "gpulab_proxy": MAPPING,
     "gpulab_hold": SWITCH,
@@ -222,6 +225,8 @@ STACK_KEYS: dict[str, Kind] = {
     "images": IMAGES,
     "secrets": PLAIN_VALUES,
     "state": _one_of("present", "absent"),
+    "gpu_sharing": _one_of("exclusive", "shared"),
+    "keep": WHOLE,
 }
 SECRET_KEYS = ("secrets", "registries")
 # Keys of daemon.json that are not the inventory's, and why.

@@ -60,6 +60,13 @@ options:
       - A service that is not named gets what C(stack.yml) says.
     type: dict
     default: {}
+  gpu_sharing:
+    description:
+      - V(exclusive) gives the stack GPUs that no other stack of the host holds, whoever's it is, and keeps others from
+        them. V(shared) gives it such that others share as well.
+      - The default is what C(stack.yml) says, else V(exclusive).
+    type: str
+    choices: [exclusive, shared]
   images:
     description: Images that come as archives from the controller.
     type: list
@@ -231,6 +238,7 @@ SPEC = {
     "user": {"type": "str", "required": True},
     "settings": {"type": "dict", "default": {}},
     "gpus": {"type": "dict", "default": {}},
+    "gpu_sharing": {"type": "str", "choices": ["exclusive", "shared"]},
     "images": {
         "type": "list",
         "elements": "dict",

@@ -54,6 +54,7 @@ def make_plan(name: str, folder: Path, args: Mapping[str, Any]) -> dict[str, Any
         "settings": _stack.settings(name, defined, args.get("settings") or {}),
         "data": defined["data"],
         "gpus": gpus,
+        "sharing": str(args.get("gpu_sharing") or "exclusive"),
         "secret_modes": {key: str(entry.get("mode", "0600")) for key, entry in defined["secrets"].items()},
         "files": _stack_files.shipped(folder),
         "forms": _stack.gpu_forms(compose),

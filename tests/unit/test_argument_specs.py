@@ -51,6 +51,9 @@ def test_shared_variables_are_described_alike_everywhere() -> None:
     assert names == {
         "gpulab_users",
         "gpulab_stacks",
+        "gpulab_stack",
+        "gpulab_release",
+        "gpulab_why",
         "gpulab_gpus_expected",
         "gpulab_gpu_shares",
         "gpulab_proxy",

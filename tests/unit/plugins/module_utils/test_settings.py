@@ -291,7 +291,7 @@ def test_a_secret_is_never_evidence() -> None:
         assert "hunter2" not in str(found)
 
 
-@pytest.mark.parametrize("name", ["gpulab_stack", "gpulab_Stacks"])
+@pytest.mark.parametrize("name", ["gpulab_stakcs", "gpulab_Stacks"])
 def test_a_misspelled_variable_is_told_by_name_only(name: str) -> None:
     found = problems({name: {"quickstart": {"secrets": {"HF_TOKEN": "hunter2"}}}}, exists)
     assert [(each["code"], each["evidence"]) for each in found] == [("SETTING_MISSPELLED", name)]
