@@ -188,6 +188,7 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
         },
         {"APT_SOURCE_DEAD"},
     ),
+    "own journal": ({"files": {"/var/lib/gpulab/journal/journal.json": ""}}, {"JOURNAL_INVALID"}),
     "dpkg journal": ({"files": {"/var/lib/dpkg/updates/0003": ""}}, {"DPKG_INTERRUPTED"}),
     "package half-way": ({"packages": {"vim": ("9", "install ok half-configured")}}, {"DPKG_INTERRUPTED"}),
     "package to reinstall": ({"packages": {"vim": ("9", "install reinstreq half-installed")}}, {"DPKG_REINSTALL"}),
