@@ -325,6 +325,14 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
         },
         {"DATA_ROOT_NOT_OWNED"},
     ),
+    "sudo docker": (
+        {"nodes": {"/home/alice/.docker": {"uid": 0}}, "settings": {"gpulab_users": {"alice": {}}}},
+        {"HOME_UNUSABLE"},
+    ),
+    "sudo docker, of one who leaves": (
+        {"nodes": {"/home/alice/.docker": {"uid": 0}}, "settings": {"gpulab_users": {"alice": {"state": "absent"}}}},
+        set(),
+    ),
     "few ids": ({"files": {"/etc/subgid": "alice:100000:1000\n"}}, {"SUBID_MISSING"}),
     "an engine that nobody names": (
         {
