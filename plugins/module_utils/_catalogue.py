@@ -253,16 +253,6 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "cause": "An image with CUDA and a framework takes 5 to 20 GB.",
         "remedy": "Free space before the next large image (docker system df shows what can go), or move the data root.",
     },
-    "JOURNAL_INVALID": {
-        "layer": "host",
-        "severity": "error",
-        "title": "The record of what this collection changed on the host cannot be read",
-        "cause": "Without it nothing could be taken back any more; a lost disk or a hand has left it incomplete.",
-        "remedy": (
-            "Put journal.json back from a backup of the host. Where there is none, move it away: what was changed before "
-            "then stays when reset.yml runs."
-        ),
-    },
     "CLOCK_OFF": {
         "layer": "host",
         "severity": "warning",
@@ -2109,6 +2099,13 @@ CATALOGUE: dict[str, dict[str, Any]] = {
             "an image."
         ),
         "remedy": "Wait, and run again; on the host: ps -fu {user}.",
+    },
+    "STACK_SOURCE_GONE": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "The folder that the stack was deployed from is not here any more",
+        "cause": "It was mounted, not copied, so that nothing of it is kept with the release.",
+        "remedy": "Name the folder: gpulab deploy FOLDER --name {stack}.",
     },
     "STACK_NOT_HERE": {
         "layer": "stacks",

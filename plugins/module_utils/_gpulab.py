@@ -91,6 +91,43 @@ def run(options: argparse.Namespace) -> int:
     return part.run(pick(me(), options.stack), options.service, options.arguments, options.detach)
 
 
+def deploy(options: argparse.Namespace) -> int:
+    from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab_deploy, _gpulab_verbs
+
+    result = _gpulab_deploy.deploy(me(), options)
+    show(options, result, _gpulab_verbs.lines(result, options.check))
+    return 0
+
+
+def rollback(options: argparse.Namespace) -> int:
+    from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab_verbs as part
+    from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_stacks import pick
+
+    result = part.rollback(pick(me(), options.stack), options.release, options.check)
+    show(options, result, part.lines(result, options.check))
+    return 0
+
+
+def undeploy(options: argparse.Namespace) -> int:
+    from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab_verbs as part
+    from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_stacks import pick
+
+    result = part.undeploy(pick(me(), options.stack), options.check)
+    show(options, result, part.lines(result, options.check))
+    return 0
+
+
+def settle(options: argparse.Namespace) -> int:
+    from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab_verbs as part
+
+    result = part.settle(me())
+    show(options, result, part.settled_lines(result))
+    findings = [each["finding"] for each in result["stacks"] if each["finding"]]
+    for found in findings:
+        explain(found)
+    return REFUSED if findings else 0
+
+
 VERBS = {
     "status": status,
     "gpus": gpus,
@@ -99,6 +136,10 @@ VERBS = {
     "logs": logs,
     "shell": shell,
     "run": run,
+    "deploy": deploy,
+    "rollback": rollback,
+    "undeploy": undeploy,
+    "settle": settle,
 }
 
 
@@ -120,7 +161,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from_error
 
         user = pwd.getpwuid(os.geteuid()).pw_name
-        found = from_error(error, user=user, stack=getattr(options, "stack", None) or "STACK")
+        found = from_error(
+            error, user=user, stack=getattr(options, "stack", None) or getattr(options, "name", None) or "STACK"
+        )
         if getattr(options, "json", False):
             print(json.dumps({"schema": 1, "finding": found}, indent=2))
         explain(found)

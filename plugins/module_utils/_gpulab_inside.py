@@ -8,6 +8,7 @@ Compose takes this process's place, so that its output, signals and exit status 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -55,12 +56,13 @@ def release_logs(place: Place, release: str, service: str | None) -> list[str]:
     if release not in place.releases():
         raise FleetError("RELEASE_UNKNOWN", f"{release}; {place.name} has: {', '.join(place.releases()) or 'none'}")
     folder = place.folder / "releases" / release / "logs"
-    found = {path.stem: path for path in sorted(folder.glob("*.log"))}
+    # Named after containers.
+    found = {re.sub(rf"^{re.escape(place.name)}-(.+)-\d+$", r"\1", path.stem): path for path in folder.glob("*.log")}
     if service and service not in found:
-        there = ", ".join(found) or "none: only a release that failed has logs of its own"
+        there = ", ".join(sorted(found)) or "none: only a release that failed has logs of its own"
         raise FleetError("STACK_SERVICE_UNKNOWN", f"{service}; logs of release {release}: {there}")
     text: list[str] = []
-    for name, path in found.items():
+    for name, path in sorted(found.items()):
         if service in (None, name):
             text += [f"{name} | {line}" for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
     return text

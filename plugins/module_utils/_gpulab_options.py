@@ -61,4 +61,30 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("stack", metavar="STACK")
     run.add_argument("service", metavar="SERVICE")
     run.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARG", help="what the container is to run")
+
+    def changing(name: str, text: str) -> argparse.ArgumentParser:
+        made = verb(name, text, True)
+        made.add_argument("--check", action="store_true", help="say what would be done; do nothing")
+        return made
+
+    deploy = changing("deploy", "bring a stack to what a folder, or your settings, say")
+    deploy.add_argument("target", metavar="FOLDER|STACK", help="a folder with a Compose file, such a file, or a stack")
+    deploy.add_argument("--name", help="the stack's name; otherwise the folder's")
+    deploy.add_argument("--set", metavar="K=V", action="append", default=[], help="a setting; what is not named stays")
+    deploy.add_argument("--unset", metavar="K", action="append", default=[], help="a setting back to its default")
+    deploy.add_argument(
+        "--gpus", metavar="SERVICE=GPUS", action="append", default=[], help="all, none, a number, or UUIDs with commas"
+    )
+    deploy.add_argument("--secret", metavar="K=FILE", action="append", default=[], help="a secret, out of a file")
+    deploy.add_argument("--mutable", action="store_true", help="mount the folder itself, not a copy of it")
+    deploy.add_argument("--why", metavar="TEXT", default="", help="for the history")
+
+    rollback = changing("rollback", "an earlier release again, without a pull or a build")
+    rollback.add_argument("stack", metavar="STACK")
+    rollback.add_argument("release", nargs="?", metavar="RELEASE", help="otherwise the one before")
+
+    undeploy = changing("undeploy", "stop a stack and remove its releases; data stay")
+    undeploy.add_argument("stack", metavar="STACK")
+
+    verb("settle", "finish or take back what was cut off (done at boot)", True)
     return whole

@@ -14,6 +14,7 @@ from typing import Any
 from ansible_collections.gpulab.fleet.plugins.module_utils import _home_record
 from ansible_collections.gpulab.fleet.plugins.module_utils._compose import Container, Project
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.gpulab.fleet.plugins.module_utils._release import Store
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
 
 DEFAULT_ROOT = "gpulab"
@@ -54,6 +55,15 @@ class Place:
         return (self.current / COMPOSE).is_file()
 
     @property
+    def there(self) -> bool:
+        """Whether this is a stack, or one whose first deployment was begun."""
+        return self.deployed or bool(self.releases()) or bool(self.unfinished)
+
+    @property
+    def store(self) -> Store:
+        return Store(self.root, self.name)
+
+    @property
     def release(self) -> dict[str, Any]:
         return load(self.current / "release.json")
 
@@ -89,7 +99,7 @@ def find(user: Account) -> dict[str, Place]:
         with contextlib.suppress(OSError):
             for path in sorted(Path(root, "stacks").iterdir()):
                 place = Place(user, Path(root), path.name)
-                if not path.name.startswith(".") and (place.deployed or place.releases()):
+                if not path.name.startswith(".") and place.there:
                     found.setdefault(path.name, place)
     return dict(sorted(found.items()))
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import tarfile
+import tempfile
 from typing import Any
 
 import pytest
 
 from .conftest import ONE_USER, Hosts
 from .site import Site, lab, stack_in_lab
+from .small_stack import SOURCE
 
 HOST = "scn-command"
 GPUS = [f"GPU-12345678-1234-1234-1234-12345678000{number}" for number in (0, 1)]
@@ -20,6 +24,22 @@ def site(hosts: Hosts) -> Site:
     site.set({**ONE_USER, "gpulab_stacks": {"quickstart": stack_in_lab()}})
     site.run().ok()
     return site
+
+
+def put_folder(site: Site) -> None:
+    """The test's small stack, in trainer's home."""
+    with tempfile.TemporaryFile() as file:
+        with tarfile.open(fileobj=file, mode="w") as tar:
+            tar.add(SOURCE, "small")
+        file.seek(0)
+        packed = base64.b64encode(file.read()).decode()
+    site.login("trainer", f"echo {packed} | base64 -d | tar x")
+
+
+def says(site: Site) -> str:
+    """What the small stack answers on its port."""
+    fetch = 'import urllib.request as u; print(u.urlopen("http://127.0.0.1:8080/", timeout=3).read().decode())'
+    return site.login("trainer", f"python3 -c '{fetch}'", check=False).strip().partition(" secret")[0]
 
 
 def gpulab(site: Site, arguments: str, user: str = "trainer", status: int = 0) -> str:
@@ -99,6 +119,56 @@ def test_what_others_hold_is_seen_and_nobody_elses_word_counts(site: Site) -> No
     site.login("trainer", f"rm -f {folder}/1001", check=False)
     assert "1001" in site.ssh(f"ls {folder}"), "what belongs to others stays"
     site.ssh(f"rm -f {folder}/1001; find {folder} -name 1000 -user guest -delete")
+
+
+def test_a_folder_is_deployed_taken_back_and_removed_without_ansible(site: Site) -> None:
+    put_folder(site)
+    base = f"--set BASE_IMAGE={stack_in_lab()['settings']['BASE_IMAGE']}"
+    said = gpulab(site, f"deploy small --check {base}")
+    assert "would build web" in said and "No such" in site.login("trainer", "ls gpulab/stacks/small 2>&1", check=False)
+    first = answer(site, f"deploy ./small {base} --why first")
+    assert first["release"] == "0001" and says(site) == "version 1 word one"
+    assert not answer(site, "deploy small")["changed"]
+    second = answer(site, "deploy small --set WORD=two")
+    assert second["release"] == "0002" and says(site) == "version 1 word two"
+    assert [each["service"] for each in second["services"]] == ["side", "web"]
+    assert second["actions"] == ["create small-web-1", "release 0002"], "what did not change goes on"
+    site.login("trainer", "echo 3 > small/version")
+    assert answer(site, "deploy ./small")["release"] == "0003" and says(site) == "version 3 word two"
+    for wrong in ("--set MODE=exit", "--set WORD", "--set NONE=1", "--gpus web=GPU-none", "--name Wrong/Name"):
+        assert answer(site, f"deploy small {wrong}", status=3)["finding"]["remedy"]
+    assert says(site) == "version 3 word two", "nothing of that has taken anything away"
+    assert "this version cannot start" in gpulab(site, "logs small web --release 0004")
+    assert answer(site, "rollback small 0001")["release"] == "0001" and says(site) == "version 1 word one"
+    history = gpulab(site, "history small").splitlines()
+    assert "trainer@" in history[0] and history[0].endswith("first") and "rolled back to" in history[-1]
+
+
+def test_a_power_cut_in_the_middle_is_settled_at_boot_without_ansible(site: Site) -> None:
+    site.login("trainer", "nohup gpulab deploy small --set WORD=cut --set MODE=hang > cut.log 2>&1 &")
+    begun = "for n in $(seq 300); do test -e gpulab/stacks/small/unfinished.json && exit; sleep 0.1; done; cat cut.log"
+    assert site.login("trainer", begun) == ""
+    lab("power-cut", HOST)
+    lab("start", HOST)
+    settled = (
+        "for n in $(seq 300); do grep -q 'runs again' gpulab/stacks/small/history && exit; sleep 0.2; done; exit 1"
+    )
+    site.login("trainer", settled)
+    assert says(site) == "version 1 word one"
+    (stack,) = answer(site, "status small")["stacks"]
+    assert stack["state"] == "healthy" and stack["failed"]["code"] == "STACK_INTERRUPTED"
+    assert answer(site, "settle") == {"schema": 1, "stacks": [done("quickstart"), done("small")]}
+
+
+def done(stack: str) -> dict[str, Any]:
+    return {"stack": stack, "actions": [], "finding": None}
+
+
+def test_a_stack_is_removed_and_its_data_stay(site: Site) -> None:
+    gpulab(site, "undeploy small")
+    assert site.login("trainer", "docker ps -aq --filter label=com.docker.compose.project=small") == ""
+    assert site.login("trainer", "ls gpulab/data/small; ls gpulab/stacks").split() == ["notes", "quickstart"]
+    gpulab(site, "undeploy small", status=3)
 
 
 def test_root_and_a_person_who_mistypes_are_told_what_to_do(site: Site) -> None:

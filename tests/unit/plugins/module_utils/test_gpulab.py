@@ -49,7 +49,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Account:
             path.write_text(json.dumps(data))
         (path.parent / "compose.yml").write_text("services: {}\n")
     (stack / "releases/0002/logs").mkdir()
-    (stack / "releases/0002/logs/web.log").write_text("starting\nno such file\n")
+    (stack / "releases/0002/logs/robot-web-1.log").write_text("starting\nno such file\n")
     (stack / "current").symlink_to("releases/0001")
     (stack / "history").write_text("2026-01-02 0001 deployed ada@desk first try\n")
     plain = tmp_path / "gpulab/stacks/plain"
