@@ -1888,6 +1888,19 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "cause": "stack.yml or compose.yml is not what docs/stacks.md describes.",
         "remedy": "Correct the file that is named; docs/stacks.md has the format.",
     },
+    "STACK_SOURCE_UNREADABLE": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "The stack's own folder cannot be read as what it is",
+        "cause": (
+            "A file is not open to whoever runs this, or git refuses the checkout (it belongs to somebody else) or is "
+            "not installed."
+        ),
+        "remedy": (
+            "Run as the folder's owner; for a checkout of somebody else: git config --global --add safe.directory "
+            "FOLDER; without git: apt-get install git."
+        ),
+    },
     "STACK_SETTING_INVALID": {
         "layer": "stacks",
         "severity": "error",

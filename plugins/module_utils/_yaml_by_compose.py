@@ -101,4 +101,4 @@ def _config(run: Run, folder: Path, files: list[str], text: str) -> subprocess.C
 
 
 def _said(done: subprocess.CompletedProcess[str]) -> str:
-    return (done.stderr or done.stdout).strip()
+    return re.sub(r"failed to parse \S+: ", "", (done.stderr or done.stdout).strip())
