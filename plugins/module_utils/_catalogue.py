@@ -253,6 +253,16 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "cause": "An image with CUDA and a framework takes 5 to 20 GB.",
         "remedy": "Free space before the next large image (docker system df shows what can go), or move the data root.",
     },
+    "JOURNAL_INVALID": {
+        "layer": "host",
+        "severity": "error",
+        "title": "The record of what this collection changed on the host cannot be read",
+        "cause": "Without it nothing could be taken back any more; a lost disk or a hand has left it incomplete.",
+        "remedy": (
+            "Put journal.json back from a backup of the host. Where there is none, move it away: what was changed before "
+            "then stays when reset.yml runs."
+        ),
+    },
     "CLOCK_OFF": {
         "layer": "host",
         "severity": "warning",

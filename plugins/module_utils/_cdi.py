@@ -366,9 +366,14 @@ def spec_text(spec: Spec) -> str:
     return json.dumps(spec, indent=2, ensure_ascii=False) + "\n"
 
 
+def spec_folders(path: Path) -> list[Path]:
+    """The folders of ours that a user's engine goes through to its spec, innermost first."""
+    return list(path.parents)[:3]
+
+
 def install_spec(path: Path, text: str) -> None:
     """Put the spec where the engine sees it all at once (the module's docstring says why like this)."""
-    for folder in (path.parent.parent, path.parent):
+    for folder in reversed(spec_folders(path)):
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         folder.chmod(0o755)  # mkdir's mode is cut by the umask
     unseen = path.with_name(f".{path.name}.tmp")
@@ -390,6 +395,8 @@ def is_installed(path: Path, text: str) -> bool:
     try:
         status = path.lstat()
         mine = stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) == 0o644
+        # An engine that runs has read its spec; behind a closed folder it would find none at its next start.
+        mine = mine and all(folder.stat().st_mode & 0o055 == 0o055 for folder in spec_folders(path))
         return mine and status.st_uid == os.geteuid() and path.read_text(encoding="utf-8") == text
     except (OSError, UnicodeDecodeError):
         return False

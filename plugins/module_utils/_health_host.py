@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 from ansible_collections.gpulab.fleet.plugins.module_utils import _health_facts as facts
-from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding
+from ansible_collections.gpulab.fleet.plugins.module_utils import _journal
+from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding, from_error
 from ansible_collections.gpulab.fleet.plugins.module_utils._health import Check, Seen
 from ansible_collections.gpulab.fleet.plugins.module_utils._health_view import Account, HostView, Unreadable
 
@@ -198,7 +201,19 @@ def reboot(host: HostView) -> Seen:
         )
 
 
+def journal(host: HostView) -> Seen:
+    """What was changed here before can be taken back. Root's to know: whoever may not read it changes nothing either."""
+    path = "/var/lib/gpulab/journal/journal.json"
+    with contextlib.suppress(Unreadable):
+        text = host.read(path)
+        try:
+            _journal.parse('{"schema": 1}' if text is None else text, path)
+        except FleetError as error:
+            yield from_error(error)
+
+
 CHECKS = (
+    Check("journal", journal, ("JOURNAL_INVALID",), preflight=True),
     Check("reboot", reboot, ("REBOOT_NEEDED",), preflight=True),
     Check("platform", platform, ("OS_UNSUPPORTED", "ARCH_UNSUPPORTED", "PLATFORM_UNTESTED"), preflight=True),
     Check("systemd", systemd, ("SYSTEMD_MISSING", "SYSTEMD_TOO_OLD"), preflight=True),

@@ -19,6 +19,8 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._user_limits import C
 
 NOBODY = 65534
 ID_FILES = ("/etc/subuid", "/etc/subgid")
+# Where the engine's settings lie, outermost first; what belongs to somebody else further down is refused as well, later.
+OWN_FOLDERS = ("", "/.config", "/.config/docker", "/.config/systemd", "/.config/systemd/user", "/.docker", "/.local")
 SHELL_FILES = ("/etc/environment", "{home}/.profile", "{home}/.bash_profile", "{home}/.bashrc", "{home}/.zshrc")
 
 
@@ -56,6 +58,23 @@ def limits(host: HostView) -> Seen:
     for name, entry in facts.dict_of(host.settings.get("gpulab_users")).items():
         for seen in unenforceable(str(name), facts.dict_of(facts.dict_of(entry).get("limits")), controllers):
             yield finding("LIMIT_UNENFORCEABLE", seen, user=name)
+
+
+def homes(host: HostView) -> Seen:
+    """What an engine keeps in a home can be written by its user: a ~/.docker of root's is found before packages come."""
+    wanted = facts.dict_of(host.settings.get("gpulab_users"))
+    for account in facts.interesting_accounts(host)[0]:
+        entry = facts.dict_of(wanted.get(account.name))
+        if account.name not in wanted or entry.get("state") == "absent":
+            continue
+        for name in OWN_FOLDERS:
+            path = f"{account.home}{name}"
+            # What may not be looked at from here is the engine's own to refuse.
+            with contextlib.suppress(Unreadable):
+                node = host.node(path)
+                if node and node.uid != account.uid:
+                    yield finding("HOME_UNUSABLE", f"{path} belongs to uid {node.uid}", home=path, user=account.name)
+                    break
 
 
 def subordinate_ids(host: HostView) -> Seen:
@@ -147,6 +166,7 @@ def left_over(host: HostView) -> Seen:
 
 CHECKS = (
     Check("accounts", accounts, ("USER_IS_SYSTEM", "USER_IN_DOCKER_GROUP"), preflight=True),
+    Check("homes", homes, ("HOME_UNUSABLE",), preflight=True),
     Check("limits", limits, ("LIMIT_UNENFORCEABLE",), preflight=True),
     Check("left_over", left_over, ("USER_LEFT_OVER",), preflight=True),
     Check("subordinate_ids", subordinate_ids, ("SUBID_OVERLAP", "SUBID_FILE_INVALID"), preflight=True),

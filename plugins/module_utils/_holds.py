@@ -8,10 +8,12 @@ that was there before is somebody's wish and is neither lifted nor counted as ou
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ansible_collections.gpulab.fleet.plugins.module_utils._apt import Installed
+from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 
 
 class HoldSteps(NamedTuple):
@@ -35,3 +37,18 @@ def hold_steps(
 def marked(installed: Mapping[str, Installed], steps: HoldSteps) -> set[str]:
     """The packages that are on hold after these steps."""
     return ({name for name, each in installed.items() if each.held} | set(steps.hold)) - set(steps.unhold)
+
+
+def apt_mark(module: Any, verb: str, names: Iterable[str], timeout: float = 120) -> None:
+    """Set or lift holds. apt-mark does not wait for the package manager's lock, whatever apt's settings say."""
+    argv = ["apt-mark", verb, *names]
+    deadline = time.monotonic() + timeout
+    while True:
+        rc, _out, err = module.run_command(argv, environ_update={"LC_ALL": "C"})
+        if rc == 0:
+            return
+        if "lock" not in err:
+            raise FleetError("PACKAGE_INSTALL_FAILED", f"{' '.join(argv)}: {' '.join(err.split())}")
+        if time.monotonic() > deadline:
+            raise FleetError("APT_LOCKED", err.strip().partition("\n")[0])
+        time.sleep(2)

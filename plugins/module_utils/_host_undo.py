@@ -16,6 +16,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpulab.fleet.plugins.module_utils import _docker_host_env, _gpu_shares, _proxy_host, _undo
 from ansible_collections.gpulab.fleet.plugins.module_utils._apt import QUERY_FORMAT, complaints
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.gpulab.fleet.plugins.module_utils._holds import apt_mark
 from ansible_collections.gpulab.fleet.plugins.module_utils._journal import (
     ACCOUNT,
     DATA,
@@ -152,7 +153,9 @@ class HostUndo:
         held = list(self.journal.entries(HOLD))
         there = [name for name, state in self.dpkg(held).items() if state == "installed"]
         if there:
-            self.act(f"unheld {', '.join(there)}", "apt-mark", "unhold", *there)
+            self.actions.append(f"unheld {', '.join(there)}")
+            if not self.check:
+                apt_mark(self.module, "unhold", there)
         for name in held:
             self.journal.drop(HOLD, name)
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import make_folders, write_atomic
 
 SCHEMA = 1
@@ -43,6 +44,17 @@ ENGINE = "engine"  # by user: null; users who were given an engine
 DATA = "data"
 SYSCTL = "sysctl"  # by name: the value before
 KINDS = (FILE, FOLDERS, TREE, PACKAGE, UPGRADED, REMOVED, HOLD, UNIT, ACCOUNT, LINGER, SUBID, ENGINE, DATA, SYSCTL)
+
+
+def parse(text: str, path: str) -> dict[str, Any]:
+    """The entries in a journal's text; one that cannot be read is never taken for an empty one."""
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise FleetError("JOURNAL_INVALID", f"{path}: {error}") from error
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise FleetError("JOURNAL_INVALID", f"{path}: not a journal of schema {SCHEMA}")
+    return data
 
 
 class Journal:
@@ -123,10 +135,9 @@ class Journal:
 
     def _load(self) -> dict[str, Any]:
         try:
-            data: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
+            return parse(self.path.read_text(encoding="utf-8"), str(self.path))
         except FileNotFoundError:
             return {"schema": SCHEMA}
-        return data
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[dict[str, Any]]:

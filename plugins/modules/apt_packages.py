@@ -219,8 +219,15 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._apt import (
 )
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import finding, from_error, message
-from ansible_collections.gpulab.fleet.plugins.module_utils._holds import HoldSteps, hold_steps, marked
-from ansible_collections.gpulab.fleet.plugins.module_utils._journal import HOLD, PACKAGE, REMOVED, UPGRADED, Journal
+from ansible_collections.gpulab.fleet.plugins.module_utils._holds import HoldSteps, apt_mark, hold_steps, marked
+from ansible_collections.gpulab.fleet.plugins.module_utils._journal import (
+    ENGINE,
+    HOLD,
+    PACKAGE,
+    REMOVED,
+    UPGRADED,
+    Journal,
+)
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import account
 from ansible_collections.gpulab.fleet.plugins.module_utils._work import may_go_on, running, told
 
@@ -368,9 +375,9 @@ class Packages:
             self.findings.append(finding("PACKAGE_NO_WAY_BACK", seen))
 
     def busy(self) -> list[str]:
-        """The users' running containers, in words."""
+        """The users' running containers, in words; also of those who have an engine and are in the inventory no more."""
         found = []
-        for name in self.p["users"]:
+        for name in dict.fromkeys([*self.p["users"], *self.journal.entries(ENGINE)]):
             try:
                 found += [f"{name}: {told(each)}" for each in running(str(account(name).socket))]
             except FleetError:
@@ -420,7 +427,7 @@ class Packages:
             self.journal.drop(HOLD, name)
 
     def apt_mark(self, verb: str, names: list[str]) -> None:
-        self.module.run_command(["apt-mark", verb, *names], environ_update=ENVIRONMENT, check_rc=True)
+        apt_mark(self.module, verb, names, self.p["lock_timeout"])
 
     # --- apt -----------------------------------------------------------------------------------
 

@@ -338,6 +338,9 @@ class CdiSpec:
             return
         for path in files:
             self.remove(Path(path))
+            folder = Path(path).parent
+            if not self.check and folder.name in DROP_IN_FOLDERS and not any(folder.iterdir()):
+                folder.rmdir()
         self.systemctl("daemon-reload")
         self.actions += [f"open {node}" for node in _gpu_shares.differing(_gpu_shares.open_again(Path("/")))]
         if not self.check:

@@ -59,7 +59,7 @@ left:
   returned: success
   sample: ["docker.io 20.10.24 had been removed for the engine; install it again if it is wanted"]
 finding:
-  description: Code, cause and remedy of a failure. Codes are RESET_ENGINES_LEFT and PACKAGE_REMOVAL_FAILED.
+  description: Code, cause and remedy of a failure. Codes are RESET_ENGINES_LEFT, PACKAGE_REMOVAL_FAILED and APT_LOCKED.
   type: dict
   returned: failure
 """

@@ -66,7 +66,7 @@ lines:
   elements: str
   returned: success
 finding:
-  description: Code, cause and remedy of a failure (RESET_PURGE_UNKNOWN).
+  description: Code, cause and remedy of a failure (RESET_PURGE_UNKNOWN, JOURNAL_INVALID).
   type: dict
   returned: failure
 """
@@ -108,12 +108,15 @@ def main() -> None:
     )
     purge = module.params["purge_data"]
     journal = Journal(check=True)
-    recorded = journal.entries(DATA)
-    names = list(dict.fromkeys([*journal.entries(ENGINE), *recorded]))
-    known = sorted({*names, *journal.entries(ACCOUNT), *module.params["known_users"]})
-    unknown = [name for name in purge if name not in [*known, "all"]]
-    if unknown:
-        error = FleetError("RESET_PURGE_UNKNOWN", f"gpulab_reset_purge_data has {', '.join(unknown)}")
+    known: list[str] = []
+    try:
+        recorded = journal.entries(DATA)
+        names = list(dict.fromkeys([*journal.entries(ENGINE), *recorded]))
+        known = sorted({*names, *journal.entries(ACCOUNT), *module.params["known_users"]})
+        unknown = [name for name in purge if name not in [*known, "all"]]
+        if unknown:
+            raise FleetError("RESET_PURGE_UNKNOWN", f"gpulab_reset_purge_data has {', '.join(unknown)}")
+    except FleetError as error:
         found = from_error(error, known=", ".join(known) or "no users")
         module.fail_json(msg=message(found), finding=found)
     users = []

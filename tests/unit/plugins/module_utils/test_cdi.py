@@ -201,6 +201,16 @@ def test_a_spec_that_was_tampered_with_is_put_right(host: Host, damage: str) -> 
     assert path.read_text() == good and not path.is_symlink() and path.stat().st_mode & 0o7777 == 0o644
 
 
+@pytest.mark.parametrize("folder", ["var/lib/gpulab", "var/lib/gpulab/cdi", "var/lib/gpulab/cdi/mara"])
+def test_a_folder_that_somebody_closed_is_opened_again(host: Host, folder: str) -> None:
+    generate(host, {"mara": "all"})
+    (host.root / folder).chmod(0o700)
+    assert generate(host, {"mara": "all"}, check=True).changed
+    assert generate(host, {"mara": "all"}).changed
+    assert (host.root / folder).stat().st_mode & 0o777 == 0o755
+    assert not generate(host, {"mara": "all"}).changed
+
+
 def test_what_a_killed_run_left_is_no_obstacle(host: Host) -> None:
     generate(host, {"mara": "all"})
     path = host.spec_file("mara")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.gpulab.fleet.plugins.module_utils import _journal
+from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._journal import Journal
 
 
@@ -74,3 +75,13 @@ def test_only_the_journal_is_closed_to_others(journal: Journal, tmp_path: Path, 
         journal.add(_journal.PACKAGE, "jq")
     assert journal.folder.stat().st_mode & 0o777 == 0o700
     assert journal.folder.parent.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("text", ["", '{"schema": 1, "file": {', "[]", '{"schema": 2}'])
+def test_one_that_cannot_be_read_is_not_an_empty_one(journal: Journal, text: str) -> None:
+    journal.add(_journal.HOLD, "docker-ce")
+    journal.path.write_text(text)
+    for use in (lambda: journal.entries(_journal.HOLD), lambda: journal.add(_journal.HOLD, "x")):
+        with pytest.raises(FleetError, match=f"JOURNAL_INVALID: {journal.path}"):
+            use()
+    assert journal.path.read_text() == text

@@ -435,6 +435,12 @@ def test_an_engine_is_not_replaced_under_running_containers(
     assert host.converge(check=check, when_busy=when_busy)["upgraded"] == ["docker-ce"]
 
 
+def test_who_left_the_inventory_and_has_an_engine_still_works(host: Host, work: list[str]) -> None:
+    Journal().add("engine", "guest")
+    (found,) = host.converge(when_busy="skip", users=[])["findings"]
+    assert found["code"] == "ENGINE_UPGRADE_PENDING" and "guest: training" in found["evidence"]
+
+
 def test_it_is_when_that_is_asked_for(host: Host, work: list[str]) -> None:
     result = host.converge(when_busy="proceed")
     assert result["upgraded"] == ["docker-ce"] and result["pending"] == {} and result["findings"] == []

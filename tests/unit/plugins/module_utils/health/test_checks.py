@@ -188,6 +188,7 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
         },
         {"APT_SOURCE_DEAD"},
     ),
+    "own journal": ({"files": {"/var/lib/gpulab/journal/journal.json": ""}}, {"JOURNAL_INVALID"}),
     "dpkg journal": ({"files": {"/var/lib/dpkg/updates/0003": ""}}, {"DPKG_INTERRUPTED"}),
     "package half-way": ({"packages": {"vim": ("9", "install ok half-configured")}}, {"DPKG_INTERRUPTED"}),
     "package to reinstall": ({"packages": {"vim": ("9", "install reinstreq half-installed")}}, {"DPKG_REINSTALL"}),
@@ -323,6 +324,14 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
             "settings": {"gpulab_users": {"alice": {"gpus": "all", "daemon": {"data-root": "/scratch/alice"}}}},
         },
         {"DATA_ROOT_NOT_OWNED"},
+    ),
+    "sudo docker": (
+        {"nodes": {"/home/alice/.docker": {"uid": 0}}, "settings": {"gpulab_users": {"alice": {}}}},
+        {"HOME_UNUSABLE"},
+    ),
+    "sudo docker, of one who leaves": (
+        {"nodes": {"/home/alice/.docker": {"uid": 0}}, "settings": {"gpulab_users": {"alice": {"state": "absent"}}}},
+        set(),
     ),
     "few ids": ({"files": {"/etc/subgid": "alice:100000:1000\n"}}, {"SUBID_MISSING"}),
     "an engine that nobody names": (
