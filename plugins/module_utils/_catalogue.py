@@ -2093,6 +2093,36 @@ CATALOGUE: dict[str, dict[str, Any]] = {
             "gpulab_stacks.{stack}.settings."
         ),
     },
+    "STACK_DATA_NO_ACL": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "A data folder lies on a file system that cannot let two users write",
+        "cause": (
+            "The image runs as a user of its own, which is another user on the host. Both can write only with access "
+            "control lists, and this file system (NFS, exFAT) keeps none."
+        ),
+        "remedy": (
+            "Choose a folder on a local disk in gpulab_stacks.{stack}.settings; or, where the image allows it, run the "
+            'service as root (user: "0:0" in compose.yml), which is {user} on the host.'
+        ),
+    },
+    "STACK_CONTAINER_USER": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "A service runs as a user that this engine cannot give it",
+        "cause": "The image has no user of that name, or the number is beyond the user's subordinate ids.",
+        "remedy": (
+            "Give the service a number that fits (user: in compose.yml); /etc/subuid on the host says how many ids "
+            "{user} has."
+        ),
+    },
+    "USER_NAMESPACE_REFUSED": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "The files of containers cannot be reached as their owners",
+        "cause": "They belong to {user}'s subordinate ids, and neither the engine nor rootlesskit gives access to these.",
+        "remedy": "ansible-playbook gpulab.fleet.site --limit this host --tags engine; then try again.",
+    },
     "STACK_DISK_FULL": {
         "layer": "stacks",
         "severity": "error",

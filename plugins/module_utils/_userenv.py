@@ -73,13 +73,18 @@ def as_user(user: Account, work: Callable[[], dict[str, Any]]) -> dict[str, Any]
 
     All modules that the work needs must be imported before: the user cannot read root's temporary folder.
     """
+    return in_child(lambda: _become(user), work)
+
+
+def in_child(become: Callable[[], None], work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Do `work` in a child process that first becomes something else; results and errors come back."""
     receive, send = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(receive)
         answer: dict[str, Any]
         try:
-            _become(user)
+            become()
             answer = {"result": work()}
         except FleetError as error:
             answer = {"code": error.code, "detail": error.detail}
@@ -92,7 +97,7 @@ def as_user(user: Account, work: Callable[[], dict[str, Any]]) -> dict[str, Any]
     with os.fdopen(receive, encoding="utf-8") as pipe:
         text = pipe.read()
     os.waitpid(child, 0)
-    answer = json.loads(text or '{"crash": "the process that worked as the user was killed"}')
+    answer = json.loads(text or '{"crash": "the process that did the work was killed"}')
     if "code" in answer:
         raise FleetError(answer["code"], answer["detail"])
     if "crash" in answer:

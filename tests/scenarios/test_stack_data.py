@@ -1,0 +1,137 @@
+"""What containers write, and what the host's user can do with it, on a real engine."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import tarfile
+from typing import Any
+
+import pytest
+
+from .conftest import ONE_USER, Hosts
+from .site import LAB, ROOT, Site
+
+HOST = f"{os.environ.get('PYTEST_XDIST_WORKER', 'scn')}-data"
+CODE = "/opt/gpulab-test"
+UTILS = "ansible_collections.gpulab.fleet.plugins.module_utils"
+DATA = "/home/trainer/gpulab/data/notebook/work"
+# jovyan is uid 1000 of the image; the engine's own probe image is the smallest there is with a Python.
+DOCKERFILE = 'FROM {image}\nCOPY passwd /etc/passwd\nUSER jovyan\nENTRYPOINT ["{python}", "-c"]\n'
+
+
+class Host:
+    """A converged host with this collection's own helpers in a folder that its user can read."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            tar.add(ROOT / "plugins" / "module_utils", f"{CODE}/{UTILS.replace('.', '/')}".lstrip("/"))
+        subprocess.run(
+            [str(LAB), "ssh", site.hosts[0], "tar -x -C / --no-same-owner"], input=archive.getvalue(), check=True
+        )
+        self.image, self.python = site.probe()
+
+    def shell(self, command: str, check: bool = True) -> str:
+        return self.site.login("trainer", command, check=check)
+
+    def call(self, code: str) -> Any:
+        """Runs Python as the user, with `user` and `project` at hand; what it gives to `answer` comes back."""
+        head = (
+            f"import json, sys; sys.path.insert(0, '{CODE}')\n"
+            "from pathlib import Path\n"
+            f"from {UTILS} import _all_ids, _compose, _container_user, _stack_data, _userenv\n"
+            f"from {UTILS}._errors import FleetError\n"
+            "user = _userenv.account('trainer')\n"
+            "project = _compose.Project(user, 'notebook', Path('/'))\n"
+            "def answer(value): print('ANSWER', json.dumps(value))\n"
+        )
+        self.site.ssh(f"cat > {CODE}/ask.py <<'EOT'\n{head}{code}\nEOT")
+        said = self.shell(f"python3 {CODE}/ask.py")
+        return json.loads(said.rpartition("ANSWER ")[2])
+
+    def container(self, code: str, image: str = "jovyan", *options: str) -> str:
+        """Runs Python in a container that has the data folder at /work."""
+        self.site.ssh(f"cat > {CODE}/inside.py <<'EOT'\n{code}\nEOT")
+        mounts = f"-v {DATA}:/work -v {CODE}/inside.py:/inside.py:ro {' '.join(options)}"
+        entry = f"--entrypoint {self.python}"
+        return self.shell(f"docker run --rm --network none {mounts} {entry} {image} /inside.py 2>&1")
+
+
+@pytest.fixture(scope="module")
+def host(hosts: Hosts) -> Host:
+    site = hosts.site(HOST, ONE_USER)
+    site.run().ok()
+    host = Host(site)
+    text = DOCKERFILE.format(
+        image="$(docker images --format '{{.Repository}}:{{.Tag}}' gpulab/probe)", python=host.python
+    )
+    host.shell(
+        f"mkdir -p ctx && echo jovyan:x:1000:100::/home:/bin/sh > ctx/passwd && cat > ctx/Dockerfile <<EOT\n{text}EOT"
+    )
+    host.shell("docker build -q -t jovyan ctx")
+    return host
+
+
+WRITE = """
+import os
+os.umask(0o077)
+os.makedirs('/work/run/deep', exist_ok=True)
+open('/work/run/plain', 'w').write('from the container')
+os.close(os.open('/work/run/deep/private', os.O_CREAT | os.O_WRONLY, 0o600))
+os.chmod('/work/run/deep/private', 0o600)
+os.chmod('/work/run/deep', 0o700)
+print(os.getuid())
+"""
+
+
+def prepare(host: Host, image: str) -> list[str]:
+    image_id = host.shell(f"docker inspect -f '{{{{.Id}}}}' {image}").strip()
+    service = {"volumes": [{"type": "bind", "source": DATA, "target": "/work"}]}
+    config = {"services": {"notebook": service}}
+    code = f"answer(_stack_data.prepare_all(project, {config!r}, {{'notebook': '{image_id}'}}, {{'WORK': '{DATA}'}}))"
+    actions: list[str] = host.call(code)
+    return actions
+
+
+def test_a_folder_of_a_container_that_runs_as_root_is_the_hosts_users(host: Host) -> None:
+    assert prepare(host, host.image) == [f"make {DATA}"]
+    assert host.container(WRITE, host.image).split() == ["0"]
+    assert host.shell(f"cat {DATA}/run/plain && touch {DATA}/run/deep/private") == "from the container"
+    assert host.shell(f"stat -c %U {DATA}/run/deep/private").strip() == "trainer"
+    host.shell(f"rm -r {DATA}")
+
+
+def test_both_sides_write_in_a_folder_of_a_container_with_a_user_of_its_own(host: Host) -> None:
+    host.shell(f"mkdir -p {DATA}")
+    assert "PermissionError" in host.container("open('/work/x', 'w')"), "without it the container could not write"
+    assert prepare(host, "jovyan") == [f"let uid 1000 of the containers write {DATA}"]
+    assert prepare(host, "jovyan") == []
+    assert host.container(WRITE).split() == ["1000"]
+    assert host.shell(f"stat -c %u {DATA}/run/plain").strip() == "100999"
+    host.shell(
+        f"echo and the host >> {DATA}/run/plain; umask 077; mkdir -p {DATA}/mine && echo more > {DATA}/mine/file"
+    )
+    said = host.container("print(open('/work/mine/file', 'a').write('x'), open('/work/run/plain').read())")
+    assert said.split() == ["1", "from", "the", "containerand", "the", "host"]
+    # What was made with a mode of its own is the container's alone, until it is repaired; without sudo.
+    private = f"{DATA}/run/deep/private"
+    assert "Permission denied" in host.shell(f"cat {private} 2>&1", check=False)
+    done = host.call(f"answer(_stack_data.repair(Path('{DATA}'), user))")
+    assert done["changed"] == 2, "the folder and the file in it"
+    host.shell(f"echo seen >> {private} && rm {private}")
+    assert host.call(f"answer(_stack_data.repair(Path('{DATA}'), user))")["changed"] == 0
+
+
+def test_the_same_without_the_engine(host: Host) -> None:
+    host.container(WRITE)
+    systemctl = "XDG_RUNTIME_DIR=/run/user/1000 systemctl --user"
+    host.shell(f"{systemctl} stop docker.service docker.socket 2>&1", check=False)
+    try:
+        assert host.call(f"answer(_stack_data.repair(Path('{DATA}'), user))")["changed"] >= 1
+        host.shell(f"echo seen >> {DATA}/run/deep/private")
+    finally:
+        host.shell(f"{systemctl} start docker.service")
