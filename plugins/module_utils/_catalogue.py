@@ -1973,50 +1973,6 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "cause": "A process that reads or writes it does not end.",
         "remedy": "As root: fuser -v /var/lib/gpulab/holders says which; end it and run again.",
     },
-    "STACK_GPU_FORM_REFUSED": {
-        "layer": "stacks",
-        "severity": "error",
-        "title": "compose.yml asks for a GPU in a form that gives none with these versions",
-        "cause": (
-            "Compose before 2.30 drops `gpus:` without a word, engines before 29.2 have no driver for `driver: "
-            "nvidia`, and `runtime: nvidia` needs a runtime that only users with GPUs have. The container would run "
-            "without a GPU, or not at all."
-        ),
-        "remedy": (
-            "Take it out of compose.yml and say gpulab_stacks.{stack}.gpus: {{SERVICE: 1}}, which works with "
-            "every version; docs/gpu-forms.md has the table."
-        ),
-    },
-    "STACK_NEEDS_ROOT": {
-        "layer": "stacks",
-        "severity": "error",
-        "title": "compose.yml asks for what an engine without root cannot give",
-        "cause": (
-            "The engine acts as its user: it reaches the files and devices that the user reaches, mounts nothing that "
-            "needs root, and knows the runtimes of its own daemon.json. Nothing was changed."
-        ),
-        "remedy": "Do what stands beside each part that is named; docs/compose-files.md has the whole table.",
-    },
-    "STACK_HOST_NETWORK": {
-        "layer": "stacks",
-        "severity": "error",
-        "title": "A service uses the host's network, and nobody says which ports it opens there",
-        "cause": (
-            "Before Engine 29.5 network_mode: host without root is the engine's own network, which cannot be reached. "
-            "The service is given a network of the stack instead, and needs to know what to publish."
-        ),
-        "remedy": (
-            "Say it in the stack's stack.yml: publish: {{SERVICE: [8000]}}, and [] when it only calls others; or use "
-            "Engine 29.5 (rootless_docker_engine_version)."
-        ),
-    },
-    "STACK_NAME_TAKEN": {
-        "layer": "stacks",
-        "severity": "error",
-        "title": "A container's fixed name belongs to another stack",
-        "cause": "container_name is one name in the whole engine of the user.",
-        "remedy": "Take container_name out of compose.yml, undeploy the other stack, or use another user's engine.",
-    },
     "STACK_GPU_UNRESOLVED": {
         "layer": "stacks",
         "severity": "error",
@@ -2032,6 +1988,79 @@ CATALOGUE: dict[str, dict[str, Any]] = {
             "compose.yml has a mistake, or the installed Compose is too old for what it uses. Nothing was changed."
         ),
         "remedy": "Correct the stack's compose.yml; `docker compose config` in its folder says the same.",
+    },
+    "STACK_VOLUME_ANONYMOUS": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "A service keeps data in a volume without a name",
+        "cause": (
+            "Compose makes such a volume anew with each container, and nobody can tell later what was in which: a "
+            "release would lose its data silently. Either compose.yml mounts nothing at that path but a path inside the "
+            "container, or the image declares it (VOLUME)."
+        ),
+        "remedy": (
+            "In compose.yml mount something there: a named volume or a folder for data that are to stay, tmpfs for "
+            "what may go."
+        ),
+    },
+    "STACK_HEALTH_UNKNOWN": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "A service has no health check, and the stack does not say that this is meant",
+        "cause": "Without one a deploy cannot tell a service that works from one that merely runs.",
+        "remedy": (
+            "Give the service a healthcheck that asks what it is there for, or name it under no_health in the stack's "
+            "stack.yml; it then counts as well when it stays up."
+        ),
+    },
+    "STACK_CHECK_FAILED": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "The stack is healthy, but a check of its own fails",
+        "cause": "What stack.yml lists under checks did not succeed within its time; what it said last is above.",
+        "remedy": "Read the service's log (gpulab logs {stack}), correct the stack or the check, and deploy again.",
+    },
+    "STACK_IMAGE_ARCHITECTURE": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "An image is made for another processor",
+        "cause": "It would end at once with `exec format error`. What ran before still runs.",
+        "remedy": "Name an image for this host's processor in the stack's settings (BASE_IMAGE), or build it there.",
+    },
+    "STACK_CUDA_TOO_NEW": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "An image has a newer CUDA than the host's driver knows",
+        "cause": "A driver runs programs of its own major CUDA version and of older ones. What ran before still runs.",
+        "remedy": "Choose an image with an older CUDA in the stack's settings, or install a newer driver on the host.",
+    },
+    "STACK_INTERRUPTED": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "A deploy was cut off",
+        "cause": "The run was killed, or the host went down, before the new release was healthy.",
+        "remedy": "Nothing: what ran before runs again. Deploy again when you like.",
+    },
+    "RELEASE_NONE_BEFORE": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "There is no release to go back to",
+        "cause": "The stack was deployed once only, or the releases before were too old to be kept.",
+        "remedy": "Deploy what should run; gpulab_stacks.{stack}.keep says how many releases are kept.",
+    },
+    "RELEASE_INCOMPLETE": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "A release is not what it was when it was made",
+        "cause": "Somebody has changed or removed files in its folder. What runs still runs.",
+        "remedy": "Go back to another release, or deploy anew: ansible-playbook gpulab.fleet.deploy.",
+    },
+    "RELEASE_IMAGE_GONE": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "An image that a release needs is gone",
+        "cause": "Somebody removed it, its tags included (docker image prune -a, docker rmi). What runs still runs.",
+        "remedy": "Deploy anew, which builds or fetches it: ansible-playbook gpulab.fleet.deploy, or gpulab deploy.",
     },
     "STACK_ARCHIVE_INVALID": {
         "layer": "stacks",
@@ -2139,8 +2168,8 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "title": "The stack was started and is not well",
         "cause": "A service ended, keeps restarting, or its health check fails; what it said last is above.",
         "remedy": (
-            "As {user} in ~/gpulab/stacks/{stack}: docker compose ps -a; docker compose logs. A slow start needs "
-            "a longer compose_stacks_wait_timeout."
+            "Read what the service said (a failed release keeps its logs), correct it, and deploy again. A slow start "
+            "needs a longer compose_stacks_wait_timeout."
         ),
     },
     "STACK_BUSY": {
@@ -2149,7 +2178,7 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "title": "Another run is at work on this stack",
         "cause": (
             "Two runs were started, or one goes on whose controller was interrupted: it is likely to be building "
-            "an image."
+            "an image. A run that has died holds nothing."
         ),
         "remedy": "Wait, and run again; on the host: ps -fu {user}.",
     },

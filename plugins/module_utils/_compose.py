@@ -192,6 +192,11 @@ class Project:
                     raise
         return sorted(found, key=lambda container: container.name)
 
+    def names(self) -> dict[str, str]:
+        """Every container of the engine, with the project that it belongs to."""
+        rows = self.api("/containers/json?all=1")
+        return {name.lstrip("/"): (row["Labels"] or {}).get(PROJECT, "") for row in rows for name in row["Names"] or []}
+
     def images(self) -> dict[str, str]:
         """Every name of the engine's images, by tag and by digest, with the image it stands for."""
         return {

@@ -21,14 +21,16 @@ class Plan:
     secrets: dict[str, str] = field(default_factory=dict)
     secret_modes: dict[str, str] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # relative path: sha256, mode
-    forms: list[tuple[str, str]] = field(default_factory=list)
     archives: list[dict[str, Any]] = field(default_factory=list)
     wait_timeout: int = 120
     compose_file: str = "compose.yml"
     source: dict[str, Any] = field(default_factory=dict)  # kind, path, commit, dirty
     local: str = ""  # folder on this host that the files are copied from
-    runs: list[str] = field(default_factory=list)  # services for one-off runs
-    no_health: list[str] | None = None  # services that may have no health check; None: nobody has been asked
+    profiles: list[str] = field(default_factory=list)  # besides those of the setting COMPOSE_PROFILES
+    runs: dict[str, str] = field(default_factory=dict)  # services for one-off runs, and what a run of each does
+    no_health: list[str] | None = None  # services that may have no health check; None: nobody was asked
+    publish: dict[str, list[str]] = field(default_factory=dict)  # ports of services on the host's network
+    snapshot: bool = False  # of the data, before what runs is replaced
     checks: list[dict[str, Any]] = field(default_factory=list)
     keep: int = KEEP
     why: str = ""

@@ -18,7 +18,6 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._stack_files import (
     LOOPBACK,
     SECRETS_LABEL,
     digest,
-    ports,
     used_secrets,
 )
 
@@ -157,14 +156,12 @@ def finish(
     stack: str,
     config: Mapping[str, Any],
     images: Mapping[str, str],
-    gpus: Mapping[str, Sequence[str]],
     secrets: Mapping[str, str],
     moved: Mapping[str, str],
 ) -> dict[str, Any]:
     """The configuration as the release keeps it.
 
     images   by service: what stands for the image's id
-    gpus     by service: UUIDs
     secrets  digests of the secrets that were given: Compose does not see that a secret has changed, a label says it
     moved    paths below the tree -> the path that stands for this content
     """
@@ -185,14 +182,9 @@ def finish(
         if given:
             labels[SECRETS_LABEL] = digest(given)[:16]
         service["labels"] = labels
-        kept = ports(service)
-        if kept is not None:
-            service["ports"] = kept
         for volume in service.get("volumes") or []:
             if volume.get("type") == "bind":
                 volume["source"] = moved.get(volume["source"], volume["source"])
-        if gpus.get(name):
-            _give_gpus(service, list(gpus[name]))
     for part in ("secrets", "configs"):
         for entry in (whole.get(part) or {}).values():
             if entry.get("file"):
@@ -202,17 +194,3 @@ def finish(
 
 def _used_configs(service: Mapping[str, Any]) -> list[str]:
     return [each["source"] if isinstance(each, Mapping) else str(each) for each in service.get("configs") or []]
-
-
-def _give_gpus(service: dict[str, Any], uuids: list[str]) -> None:
-    service["environment"] = {**(service.get("environment") or {}), "GPULAB_GPUS": ",".join(uuids)}
-    place = service
-    for key in ("deploy", "resources", "reservations"):
-        place[key] = dict(place.get(key) or {})
-        place = place[key]
-    request = {
-        "driver": "cdi",
-        "device_ids": [f"nvidia.com/gpu={uuid}" for uuid in uuids],
-        "capabilities": ["gpu"],
-    }
-    place["devices"] = [*(place.get("devices") or []), request]

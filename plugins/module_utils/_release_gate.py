@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import contextlib
-import re
+import http.client
 import socket
 import subprocess
 import time
@@ -25,6 +25,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._compose import (
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import make_folders
 from ansible_collections.gpulab.fleet.plugins.module_utils._release import LOGS, Release
+from ansible_collections.gpulab.fleet.plugins.module_utils._stack_schema import fill
 
 GRACE = 30  # seconds that `up` may take beyond what the stack may take to be well
 CHECK = 30  # seconds in which a check of the stack's own has to succeed
@@ -124,36 +125,34 @@ def run_check(project: Project, check: Mapping[str, Any], settings: Mapping[str,
         if said is None:
             return
         if time.monotonic() > deadline:
-            name = check.get("name") or check.get("url") or f"{check['service']}: {check['command']}"
+            name = check.get("url") or f"{check['service']}: {' '.join(check['command'])}"
             raise FleetError("STACK_CHECK_FAILED", f"{name}:\n{tail(said, 10)}")
         time.sleep(POLL)
 
 
 def _ask_service(project: Project, check: Mapping[str, Any]) -> str | None:
-    command = check["command"]
-    argv = [str(each) for each in command] if isinstance(command, list) else ["sh", "-c", str(command)]
+    timeout = float(check.get("timeout", CHECK))
     try:
-        done = project.compose("exec", "-T", str(check["service"]), *argv, timeout=float(check.get("timeout", CHECK)))
+        done = project.compose("exec", "-T", check["service"], *check["command"], timeout=timeout)
     except subprocess.TimeoutExpired:
         return "it did not end in time"
-    said = "".join(sorted_streams(done))
-    if done.returncode == 0 and str(check.get("expect", "")) in said:
-        return None
-    return f"exit code {done.returncode}\n{said}"
+    return None if done.returncode == 0 else f"exit code {done.returncode}\n{''.join(sorted_streams(done))}"
 
 
 def _ask_url(check: Mapping[str, Any], settings: Mapping[str, str]) -> str | None:
     """The answer is what counts: RootlessKit accepts connections to ports that nobody listens on."""
-    url = re.sub(r"\$\{(\w+)\}", lambda found: settings.get(found.group(1), found.group(0)), str(check["url"]))
+    url, expect = fill(str(check["url"]), settings), check.get("expect", 200)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=5) as answer:
-            text = answer.read(1 << 20).decode(errors="replace")
+            status, text = answer.status, answer.read(1 << 20).decode(errors="replace")
     except urllib.error.HTTPError as error:
-        return f"{url} answered {error.code}"
-    except (OSError, ValueError) as error:
+        status, text = error.code, error.read(1 << 20).decode(errors="replace")
+    except (OSError, ValueError, http.client.HTTPException) as error:
         return f"{url}: {error}"
-    return None if str(check.get("expect", "")) in text else f"{url} answered without {check['expect']!r}: {text[:200]}"
+    if status == expect or (isinstance(expect, str) and expect in text):
+        return None
+    return f"{url} answered {status}, not as expected ({expect}): {text[:200]}"
 
 
 # --- evidence ----------------------------------------------------------------------------------------------

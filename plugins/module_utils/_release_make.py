@@ -20,6 +20,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils import _gpu_holders, 
 from ansible_collections.gpulab.fleet.plugins.module_utils import _release_compose as composing
 from ansible_collections.gpulab.fleet.plugins.module_utils import _release_files as files
 from ansible_collections.gpulab.fleet.plugins.module_utils._compose import Project
+from ansible_collections.gpulab.fleet.plugins.module_utils._compose_adapt import Host, adapt, requests
 from ansible_collections.gpulab.fleet.plugins.module_utils._deploy_plan import Handed, Plan
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import make_folders, write_atomic
@@ -37,7 +38,6 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._release import (
     sync_tree,
 )
 from ansible_collections.gpulab.fleet.plugins.module_utils._release_images import Images, refuse_unfit
-from ansible_collections.gpulab.fleet.plugins.module_utils._stack import refused_forms
 from ansible_collections.gpulab.fleet.plugins.module_utils._stack_files import checksum, digest, dotenv
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
 
@@ -69,7 +69,8 @@ class Making:
             name: self._home(plan.settings.get(name) or str(self.data_root / entry["folder"]))
             for name, entry in plan.data.items()
         }
-        self.profiles = [each for each in plan.settings.get("COMPOSE_PROFILES", "").split(",") if each]
+        chosen = [each for each in plan.settings.get("COMPOSE_PROFILES", "").split(",") if each]
+        self.profiles = list(dict.fromkeys([*plan.profiles, *chosen]))
 
     def _home(self, path: str) -> str:
         return str(self.user.home) + path[1:] if path == "~" or path.startswith("~/") else path
@@ -100,9 +101,11 @@ class Making:
                 "compose_file": plan.compose_file,
                 "settings": plan.settings,
                 "data": self.data,
-                "gpus": [plan.gpus, plan.sharing, plan.forms, mine, host],
+                "gpus": [plan.gpus, plan.sharing, mine, host],
                 "secrets": [self.digests, plan.secret_modes],
                 "archives": [archive["sha256"] for archive in plan.archives],
+                "profiles": plan.profiles,
+                "publish": plan.publish,
                 "gate": [plan.runs, plan.no_health, plan.checks, plan.wait_timeout],
             }
         )
@@ -115,12 +118,8 @@ class Making:
         return whole and (self.plan.mutable or files.have_tree(self.store, self.plan))
 
     def _proven(self) -> tuple[list[str], list[str]]:
-        """The user's proven GPUs, when any service may want one."""
-        if not any(_stack_gpus.wanted(request) for request in self.plan.gpus.values()):
-            return [], []
-        with contextlib.suppress(
-            FleetError
-        ):  # a profile that is off needs no GPU: _assign knows which services there are
+        """The user's proven GPUs, as far as they are known; that they are is not asked where no service wants one."""
+        with contextlib.suppress(FleetError):
             return _stack_gpus.proven(self.user.name)
         return [], []
 
@@ -161,9 +160,9 @@ class Making:
             return self.project.compose(*base, *profiles, *arguments, timeout=timeout)
 
         everything = self.project.resolve(compose_file, env)
-        config = composing.keep_services(everything, self.profiles, plan.runs)
-        self._refuse_forms(config)
+        config = composing.keep_services(everything, self.profiles, list(plan.runs))
         gpus = self._assign(config, current)
+        config, notes = adapt(config, self._host(), gpus, plan.publish)
 
         images = Images(self.project, store.name, self.check, compose)
         images.bring_in(plan.archives, self.handed.archives)
@@ -181,7 +180,7 @@ class Making:
         pins = {} if plan.mutable else self._pins(config, tree)
         loose = {} if plan.mutable else composing.loose_binds(config, tree, pins)
         moved = {**pins, **{source: str(self.data_root / _data_name(name)) for source, name in loose.items()}}
-        final = composing.finish(store.name, config, tags, gpus, self.digests, moved)
+        final = composing.finish(store.name, config, tags, self.digests, moved)
         texts = self._write(scratch, final)
         hashes = self.project.hashes(scratch / "release")
         services = {
@@ -221,7 +220,7 @@ class Making:
             sharing=plan.sharing,
         )
         made = Made(release, pins, images.actions, seconds=images.seconds)
-        made.notes = [f"{name} in compose.yml is kept as data in {moved[path]}" for path, name in loose.items()]
+        made.notes = notes + [f"{name} in compose.yml is kept as data in {moved[path]}" for path, name in loose.items()]
         made.diff = self._diff(texts, current)
         self._foresee_data(made)
         return made
@@ -234,20 +233,14 @@ class Making:
         )
         return dotenv(values)
 
-    def _refuse_forms(self, config: Mapping[str, Any]) -> None:
-        forms = [(service, form) for service, form in self.plan.forms if service in config["services"]]
-        if not forms:
-            return
+    def _host(self) -> Host:
         version, compose = self.project.engine()["Version"], self.project.compose_version()
-        runtimes = list(self.project.api("/info").get("Runtimes") or {})
-        refused = refused_forms(forms, version, compose, runtimes)
-        if refused:
-            text = ", ".join(f"{service} has {form}" for service, form in refused)
-            raise FleetError("STACK_GPU_FORM_REFUSED", f"{text} (engine {version}, Compose {compose})")
+        return Host.read(self.user, version, compose, self.project.api("/info"), self.project.names())
 
     def _assign(self, config: Mapping[str, Any], current: Release | None) -> dict[str, list[str]]:
-        requests = {name: request for name, request in self.plan.gpus.items() if name in config["services"]}
-        if not any(_stack_gpus.wanted(request) for request in requests.values()):
+        asked = {**requests(config), **self.plan.gpus}
+        asked = {name: request for name, request in asked.items() if name in config["services"]}
+        if not any(_stack_gpus.wanted(request) for request in asked.values()):
             return {}
         mine, host = _stack_gpus.proven(self.user.name)
         others = [Store(self.store.root, path.name).current() for path in self.store.stacks.glob("[!.]*")]
@@ -261,7 +254,7 @@ class Making:
         taken = _gpu_holders.taken(self.user.name, self.store.name, self.plan.sharing)
         told = {uuid: holder.told() for uuid, holder in taken.items()}
         before = {name: service.gpus for name, service in current.services.items()} if current else {}
-        return _stack_gpus.assign(requests, mine, host, before, elsewhere, told)
+        return _stack_gpus.assign(asked, mine, host, before, elsewhere, told)
 
     def _judge(
         self, config: Mapping[str, Any], about: Mapping[str, Mapping[str, Any]], gpus: Mapping[str, Any]
@@ -346,7 +339,7 @@ def _data_name(relative: str) -> str:
     return relative[len("data/") :] if relative.startswith("data/") else relative
 
 
-def _only(services: Mapping[str, Any], runs: list[str]) -> dict[str, Any]:
+def _only(services: Mapping[str, Any], runs: Mapping[str, str]) -> dict[str, Any]:
     return {name: service for name, service in services.items() if name not in runs}
 
 

@@ -225,7 +225,9 @@ STACK_KEYS: dict[str, Kind] = {
     "images": IMAGES,
     "secrets": PLAIN_VALUES,
     "state": _one_of("present", "absent"),
+    "profiles": NAMES,
     "gpu_sharing": _one_of("exclusive", "shared"),
+    "snapshot": SWITCH,
     "keep": WHOLE,
 }
 SECRET_KEYS = ("secrets", "registries")

@@ -113,47 +113,6 @@ def check_secrets(stack: str, defined: Mapping[str, Any], given: Mapping[str, An
         raise FleetError("STACK_SECRET_INVALID", f"stack {stack}: {', '.join(missing)} must be given")
 
 
-def gpu_forms(compose: Any) -> list[tuple[str, str]]:
-    """(service, form) of each way in which a compose.yml asks for a GPU by itself."""
-    found = []
-    services = compose.get("services") if isinstance(compose, Mapping) else None
-    for name, service in (services or {}).items():
-        if not isinstance(service, Mapping):
-            continue
-        if "gpus" in service:
-            found.append((name, "gpus"))
-        if service.get("runtime") == "nvidia":
-            found.append((name, "runtime: nvidia"))
-        if any("nvidia.com/gpu" in str(device) for device in service.get("devices") or []):
-            found.append((name, "devices"))
-        requests: Any = service
-        for key in ("deploy", "resources", "reservations", "devices"):
-            requests = requests.get(key) if isinstance(requests, Mapping) else None
-        for request in requests or []:
-            driver = request.get("driver", "") if isinstance(request, Mapping) else ""
-            if driver != "cdi":
-                found.append((name, f"driver: {driver}" if driver else "capabilities: [gpu] without a driver"))
-    return found
-
-
 def numbers(version: str) -> tuple[int, ...]:
     """2.26.1-4 as (2, 26, 1), to compare."""
     return tuple(int(part) for part in re.sub(r"[^\d.].*", "", version.lstrip("v")).split(".") if part)
-
-
-def refused_forms(
-    forms: list[tuple[str, str]], engine: str, compose: str, runtimes: list[str]
-) -> list[tuple[str, str]]:
-    """Those of the forms that give no GPU, or an obscure error, with these versions."""
-
-    def works(form: str) -> bool:
-        if form == "devices":
-            return numbers(compose) >= (2, 30)
-        if form == "runtime: nvidia":
-            return "nvidia" in runtimes
-        # Compose before 2.30 drops `gpus:` without a word; engines before 29.2 have no driver for the rest.
-        if form == "gpus" and numbers(compose) < (2, 30):
-            return False
-        return numbers(engine) >= (29, 2)
-
-    return [(service, form) for service, form in forms if not works(form)]

@@ -63,13 +63,5 @@ def quoted(text: str) -> str:
     return f'"{escaped}"'
 
 
-def ports(service: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    """The service's published ports, kept on loopback where no address was named; None when nothing has to change."""
-    found = service.get("ports") or []
-    if all(port.get("host_ip") or not port.get("published") for port in found):
-        return None
-    return [{**port, "host_ip": port.get("host_ip") or LOOPBACK} for port in found]
-
-
 def used_secrets(service: Mapping[str, Any]) -> list[str]:
     return [each["source"] if isinstance(each, Mapping) else str(each) for each in service.get("secrets") or []]

@@ -34,6 +34,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._release import (
 )
 from ansible_collections.gpulab.fleet.plugins.module_utils._release_images import outdated_tags, restore_tags
 from ansible_collections.gpulab.fleet.plugins.module_utils._release_make import Made, Making
+from ansible_collections.gpulab.fleet.plugins.module_utils._settle_unit import ensure_unit
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
 
 LOCK_WAIT = 10  # seconds to wait for another run on the same stack
@@ -168,6 +169,7 @@ class Transaction:
             if verb == "deploy":  # it never ran: nothing is to be learnt from it
                 shutil.rmtree(new.folder, ignore_errors=True)
             raise error
+        ensure_unit(self.user)
         self.store.begin(verb, old.id if old else None, new.id, self.who)
         try:
             self._claim(new)

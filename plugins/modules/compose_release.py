@@ -60,6 +60,13 @@ options:
       - A service that is not named gets what C(stack.yml) says.
     type: dict
     default: {}
+  profiles:
+    description: Profiles of C(compose.yml) to run, instead of those that C(stack.yml) names.
+    type: list
+    elements: str
+  snapshot:
+    description: Whether data folders are copied before a new release replaces one that runs, instead of what C(stack.yml) says.
+    type: bool
   gpu_sharing:
     description:
       - V(exclusive) gives the stack GPUs that no other stack of the host holds, whoever's it is, and keeps others from
@@ -238,6 +245,8 @@ SPEC = {
     "user": {"type": "str", "required": True},
     "settings": {"type": "dict", "default": {}},
     "gpus": {"type": "dict", "default": {}},
+    "profiles": {"type": "list", "elements": "str"},
+    "snapshot": {"type": "bool"},
     "gpu_sharing": {"type": "str", "choices": ["exclusive", "shared"]},
     "images": {
         "type": "list",
@@ -261,7 +270,6 @@ def plan_of(params: dict[str, Any]) -> Plan:
     """The plan, from what the controller's part sent."""
     made: dict[str, Any] = dict(params["plan"] or {})
     made.pop("sent", None)
-    made["forms"] = [(service, form) for service, form in made.get("forms", [])]
     made["wait_timeout"] = max(params["wait_timeout"], made.get("wait_timeout", 0))
     return Plan(**made, secrets=params["secrets"], keep=params["keep"], why=params["why"])
 

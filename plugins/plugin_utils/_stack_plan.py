@@ -10,9 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible_collections.gpulab.fleet.plugins.module_utils import _stack, _stack_files, _stack_gpus, _stack_images
+from ansible_collections.gpulab.fleet.plugins.module_utils import (
+    _stack,
+    _stack_files,
+    _stack_gpus,
+    _stack_images,
+    _stack_schema,
+)
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 
+STACK = "stack.yml"
 CATALOGUE = Path(__file__).parents[2] / "stacks"
 
 
@@ -49,28 +56,32 @@ def find(source: str, base: Path) -> Path:
 
 def make_plan(name: str, folder: Path, args: Mapping[str, Any]) -> dict[str, Any]:
     """What the host's part needs to know of the folder, with the site's settings held against it."""
-    defined, compose, gpus = judge(name, folder, args)
+    defined, gpus = judge(name, folder, args)
+    described = (folder / STACK).exists()
     return {
         "settings": _stack.settings(name, defined, args.get("settings") or {}),
         "data": defined["data"],
         "gpus": gpus,
-        "sharing": str(args.get("gpu_sharing") or "exclusive"),
+        "sharing": defined["gpu_sharing"],
         "secret_modes": {key: str(entry.get("mode", "0600")) for key, entry in defined["secrets"].items()},
         "files": _stack_files.shipped(folder),
-        "forms": _stack.gpu_forms(compose),
         "archives": [describe_archive(image) for image in args.get("images") or []],
         "wait_timeout": int(defined["wait_timeout"]),
         "source": {"kind": "folder" if "/" in str(args.get("source") or "") else "catalogue", "path": str(folder)},
+        "no_health": defined["no_health"] if described else None,
+        **{part: defined[part] for part in ("profiles", "runs", "publish", "checks", "snapshot")},
     }
 
 
-def judge(name: str, folder: Path, args: Mapping[str, Any]) -> tuple[dict[str, Any], Any, dict[str, Any]]:
-    """The stack's definition, its compose.yml and the GPUs of its services; an error where the site's entry misfits."""
+def judge(name: str, folder: Path, args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The stack's definition and the GPUs of its services; an error where the site's entry misfits."""
     if not _stack.NAME.fullmatch(name):
         raise _stack.wrong(name, "a stack's name has small letters, digits, - and _ only")
-    described = folder / "stack.yml"
-    defined = _stack.definition(name, read_yaml(described) if described.exists() else {})
     compose = read_yaml(folder / _stack_files.COMPOSE)
+    described = folder / STACK
+    read = read_yaml(described) if described.exists() else _stack_schema.derived(compose)
+    defined = _stack_schema.with_site(name, _stack_schema.definition(name, read), args)
+    _stack_schema.check_names(name, defined, compose)
     gpus = {**defined["gpus"], **(args.get("gpus") or {})}
     known = set((compose or {}).get("services") or {})
     for service, request in gpus.items():
@@ -78,7 +89,7 @@ def judge(name: str, folder: Path, args: Mapping[str, Any]) -> tuple[dict[str, A
         if service not in known:
             raise _stack.wrong(name, f"gpus names {service}; there are {', '.join(sorted(known)) or 'no services'}")
     _stack.check_secrets(name, defined, args.get("secrets") or {})
-    return defined, compose, gpus
+    return defined, gpus
 
 
 def problems(stacks: Any, base: Path) -> Iterator[tuple[str, FleetError]]:

@@ -21,7 +21,7 @@ def config(**services: dict[str, Any]) -> dict[str, Any]:
 
 
 def finished(services: dict[str, dict[str, Any]], **given: Any) -> dict[str, Any]:
-    whole = {"images": {name: f"gpulab/s-{name}:1" for name in services}, "gpus": {}, "secrets": {}, "moved": {}}
+    whole = {"images": {name: f"gpulab/s-{name}:1" for name in services}, "secrets": {}, "moved": {}}
     top = given.pop("top", {})
     made: dict[str, Any] = composing.finish("s", {**config(**services), **top}, **{**whole, **given})
     return made
@@ -34,21 +34,13 @@ def test_what_could_change_is_pinned() -> None:
     assert service["image"] == "x:latest", "what was given is not changed"
 
 
-def test_ports_without_an_address_stay_on_the_host() -> None:
-    ports = [{"target": 80, "published": "8080"}, {"target": 81, "published": "81", "host_ip": "0.0.0.0"}]
-    made = finished({"web": {"ports": ports}})
-    assert [port["host_ip"] for port in made["services"]["web"]["ports"]] == ["127.0.0.1", "0.0.0.0"]
-    assert composing.published(made) == [["127.0.0.1", 8080, "web"], ["0.0.0.0", 81, "web"]]
-
-
-def test_gpus_are_given_in_the_form_that_every_version_takes() -> None:
-    other = {"driver": "other", "count": 1}
-    reserved = {"resources": {"limits": {"cpus": 2}, "reservations": {"devices": [other]}}}
-    made = finished({"work": {"deploy": reserved}}, gpus={"work": ["GPU-a", "GPU-b"]})["services"]["work"]
-    cdi = {"driver": "cdi", "device_ids": ["nvidia.com/gpu=GPU-a", "nvidia.com/gpu=GPU-b"], "capabilities": ["gpu"]}
-    assert made["deploy"]["resources"]["reservations"]["devices"] == [other, cdi]
-    assert made["deploy"]["resources"]["limits"] == {"cpus": 2}
-    assert made["environment"] == {"GPULAB_GPUS": "GPU-a,GPU-b"}
+def test_published_ports() -> None:
+    ports = [
+        {"target": 80, "published": "8080", "host_ip": "127.0.0.1", "protocol": "tcp"},
+        {"target": 53, "published": "5353", "protocol": "udp"},
+        {"target": 81},
+    ]
+    assert composing.published(config(web={"ports": ports})) == [["127.0.0.1", 8080, "web"]]
 
 
 def test_only_a_service_that_uses_a_changed_secret_changes() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.gpulab.fleet.plugins.module_utils import _stack
+from ansible_collections.gpulab.fleet.plugins.module_utils._compose_gpus import requests
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 
 STACKS = sorted(path.parent for path in (Path(__file__).parents[4] / "stacks").glob("*/stack.yml"))
@@ -108,50 +109,6 @@ def test_optional_secrets_may_be_left_out() -> None:
     _stack.check_secrets("s", defined(), {"TOKEN": "a"})
 
 
-RESERVED = "deploy: {{resources: {{reservations: {{devices: [{0}]}}}}}}"
-
-
-@pytest.mark.parametrize(
-    ("service", "forms"),
-    [
-        ("image: x", []),
-        ("gpus: all", ["gpus"]),
-        ("runtime: nvidia", ["runtime: nvidia"]),
-        ("runtime: runc", []),
-        ('devices: ["nvidia.com/gpu=0"]', ["devices"]),
-        ('devices: ["/dev/dri:/dev/dri"]', []),
-        (RESERVED.format("{driver: nvidia, capabilities: [gpu]}"), ["driver: nvidia"]),
-        (RESERVED.format("{count: all, capabilities: [gpu]}"), ["capabilities: [gpu] without a driver"]),
-        (RESERVED.format("{driver: cdi, device_ids: [nvidia.com/gpu=all], capabilities: [gpu]}"), []),
-    ],
-)
-def test_forms_that_people_paste_are_found(service: str, forms: list[str]) -> None:
-    compose = {"services": {"a": yaml.safe_load(service)}}
-    assert _stack.gpu_forms(compose) == [("a", form) for form in forms]
-
-
-@pytest.mark.parametrize(
-    ("form", "engine", "compose", "runtimes", "works"),
-    [
-        ("gpus", "26.1.5", "2.26.1", [], False),
-        ("gpus", "28.5.2+dfsg4", "2.40.3-3", [], False),
-        ("gpus", "29.2.0", "2.26.1", [], False),
-        ("gpus", "29.2.0", "2.40.3", [], True),
-        ("driver: nvidia", "28.5.2", "2.40.3", [], False),
-        ("driver: nvidia", "29.5.0", "2.26.1", [], True),
-        ("devices", "26.1.5", "2.26.1", [], False),
-        ("devices", "28.5.2", "v2.30.0", [], True),
-        ("runtime: nvidia", "29.5.0", "2.40.3", ["runc"], False),
-        ("runtime: nvidia", "26.1.5", "2.26.1", ["runc", "nvidia"], True),
-    ],
-)
-def test_a_form_is_refused_where_it_gives_no_gpu(
-    form: str, engine: str, compose: str, runtimes: list[str], works: bool
-) -> None:
-    refused = _stack.refused_forms([("a", form)], engine, compose, runtimes)
-    assert refused == ([] if works else [("a", form)])
-
-
 @pytest.mark.parametrize("folder", STACKS, ids=lambda path: path.name)
 def test_the_catalogue_can_be_deployed_with_defaults(folder: Path) -> None:
     read = yaml.safe_load((folder / "stack.yml").read_text(encoding="utf-8"))
@@ -159,7 +116,7 @@ def test_the_catalogue_can_be_deployed_with_defaults(folder: Path) -> None:
     whole = _stack.definition(folder.name, read)
     _stack.settings(folder.name, whole, {})
     _stack.check_secrets(folder.name, whole, {})
-    assert _stack.gpu_forms(compose) == []
+    assert requests(compose) == {}, "GPUs are given by the inventory"
     assert set(whole["gpus"]) <= set(compose["services"])
     for part in ("settings", "data", "secrets"):
         assert all(entry.get("description") for entry in whole[part].values())
