@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +39,17 @@ class Plan:
     @property
     def mutable(self) -> bool:
         return self.source.get("kind") == "mutable"
+
+
+def of_definition(defined: Mapping[str, Any], described: bool) -> dict[str, Any]:
+    """What a plan takes from a stack's definition as it is; described is whether there is a stack.yml."""
+    return {
+        "data": defined["data"],
+        "sharing": defined["gpu_sharing"],
+        "secret_modes": {name: str(entry.get("mode", "0600")) for name, entry in defined["secrets"].items()},
+        "no_health": defined["no_health"] if described else None,
+        **{part: defined[part] for part in ("profiles", "runs", "publish", "checks", "snapshot")},
+    }
 
 
 @dataclass

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.gpulab.fleet.plugins.module_utils import _stack, _stack_files, _stack_gpus
+from ansible_collections.gpulab.fleet.plugins.module_utils import _stack, _stack_files, _stack_gpus, _stack_schema
 from ansible_collections.gpulab.fleet.plugins.module_utils._compose import Project
-from ansible_collections.gpulab.fleet.plugins.module_utils._deploy_plan import Plan
+from ansible_collections.gpulab.fleet.plugins.module_utils._deploy_plan import Plan, of_definition
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._release import Release, Store
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
@@ -177,22 +177,23 @@ def make(user: Account, store: Store, source: Source, wish: Wish) -> Plan:
     project = Project(user, name, source.folder)
     given = read_yaml(project, source.folder / DEFINITION)
     compose = read_yaml(project, source.folder / source.compose_file) or {}
-    defined = _stack.definition(name, given)
+    defined = _stack_schema.definition(name, given)
+    _stack_schema.check_names(name, defined, compose)
     services = set(compose.get("services") or {})
     if given is None:
         defined["settings"] = free_settings(source.folder, current, wish)
     mutable = source.record.get("kind") == "mutable"
     secrets = kept_secrets(store, current, defined) | {key: read_secret(path) for key, path in wish.secrets.items()}
     _stack.check_secrets(name, defined, secrets)
+    parts = of_definition(defined, given is not None)
+    if current:
+        parts["sharing"] = current.sharing
     return Plan(
+        **parts,
         settings=_stack.settings(name, defined, settings(name, defined, current, wish)),
-        data=defined["data"],
         gpus=gpus(name, defined["gpus"], services, current, wish),
-        sharing=current.sharing if current else "exclusive",
         secrets=secrets,
-        secret_modes={key: str(entry.get("mode", "0600")) for key, entry in defined["secrets"].items()},
         files={} if mutable else shipped(source.folder, source.compose_file),
-        forms=_stack.gpu_forms(compose),
         wait_timeout=max(current.wait_timeout if current else WAIT, int(defined["wait_timeout"])),
         compose_file=source.compose_file,
         source={**source.record, "compose_file": source.compose_file},

@@ -17,6 +17,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils import (
     _stack_images,
     _stack_schema,
 )
+from ansible_collections.gpulab.fleet.plugins.module_utils._deploy_plan import of_definition
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 
 STACK = "stack.yml"
@@ -57,19 +58,14 @@ def find(source: str, base: Path) -> Path:
 def make_plan(name: str, folder: Path, args: Mapping[str, Any]) -> dict[str, Any]:
     """What the host's part needs to know of the folder, with the site's settings held against it."""
     defined, gpus = judge(name, folder, args)
-    described = (folder / STACK).exists()
     return {
+        **of_definition(defined, (folder / STACK).exists()),
         "settings": _stack.settings(name, defined, args.get("settings") or {}),
-        "data": defined["data"],
         "gpus": gpus,
-        "sharing": defined["gpu_sharing"],
-        "secret_modes": {key: str(entry.get("mode", "0600")) for key, entry in defined["secrets"].items()},
         "files": _stack_files.shipped(folder),
         "archives": [describe_archive(image) for image in args.get("images") or []],
         "wait_timeout": int(defined["wait_timeout"]),
         "source": {"kind": "folder" if "/" in str(args.get("source") or "") else "catalogue", "path": str(folder)},
-        "no_health": defined["no_health"] if described else None,
-        **{part: defined[part] for part in ("profiles", "runs", "publish", "checks", "snapshot")},
     }
 
 
