@@ -46,6 +46,14 @@ def as_all_ids(user: Account, work: Callable[[], dict[str, Any]]) -> dict[str, A
         return in_child(become, work)
 
 
+def engine_runs(user: Account) -> bool:
+    """Whether the user's engine is alive, whether or not it answers."""
+    handle = _of_engine(user)
+    if handle is not None:
+        os.close(handle)
+    return handle is not None
+
+
 @contextlib.contextmanager
 def _namespace(user: Account) -> Iterator[int]:
     engine = _of_engine(user)

@@ -2152,6 +2152,29 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "cause": "They belong to {user}'s subordinate ids, and neither the engine nor rootlesskit gives access to these.",
         "remedy": "ansible-playbook gpulab.fleet.site --limit this host --tags engine; then try again.",
     },
+    "STACK_IMAGE_DAMAGED": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "An image is damaged on the disk and cannot be taken away",
+        "cause": (
+            "A power cut right after it was brought in left layers that end half-way. Loading it again would not mend "
+            "them, and a container still uses it."
+        ),
+        "remedy": "As {user}: docker rm -f the container that is named, then deploy again: the image is brought in anew.",
+    },
+    "STACK_DISK_ROOM": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "There is not enough room on the disk for what the stack is about to write",
+        "cause": (
+            "Some of the disk is kept free, because an engine whose disk is full does not come back from a restart. "
+            "Nothing was changed."
+        ),
+        "remedy": (
+            "As {user}: gpulab free gives back the build cache and images that nothing needs; docker system df -v says "
+            "what is large. Or move the engine's data-root (gpulab_users.{user}.daemon) or the data to another disk."
+        ),
+    },
     "STACK_DISK_FULL": {
         "layer": "stacks",
         "severity": "error",
