@@ -14,7 +14,6 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_plan import Source, Wish, make, of_folder, of_release
 from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_stacks import DEFAULT_ROOT, Place, find
 from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_verbs import plain, prepare, transaction
-from ansible_collections.gpulab.fleet.plugins.module_utils._settle_unit import ensure_unit
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
 
 
@@ -27,18 +26,17 @@ def deploy(user: Account, options: argparse.Namespace) -> dict[str, Any]:
         mutable=options.mutable,
         why=options.why,
     )
-    name, source = choose(user, options.target, options.name, wish.mutable)
+    name, source = choose(user, options.target, options.name)
     options.name = name
     stacks = find(user)
     place = stacks.get(name) or Place(user, user.home / DEFAULT_ROOT, name)
     prepare(user)
-    plan = make(user, place.store, source, wish)
-    if not options.check:
-        ensure_unit(user)
-    return plain(transaction(place, options.check).deploy(plan, Handed()))
+    plan, notes = make(user, place.store, source, wish)
+    result = plain(transaction(place, options.check).deploy(plan, Handed()))
+    return {**result, "notes": [*notes, *result["notes"]]}
 
 
-def choose(user: Account, target: str, name: str | None, mutable: bool) -> tuple[str, Source]:
+def choose(user: Account, target: str, name: str | None) -> tuple[str, Source]:
     """The stack's name and where its files are: a path is a folder, a bare name a stack if there is one."""
     stacks = find(user)
     if "/" not in target and target in stacks:
@@ -46,12 +44,12 @@ def choose(user: Account, target: str, name: str | None, mutable: bool) -> tuple
         release = store.current() or next((each for each in reversed(store.all()) if not each.failed), None)
         if release is None:
             raise FleetError("STACK_NOT_DEPLOYED", f"{target} has no release that was well; name its folder")
-        return name or target, of_release(store, release, mutable)
+        return name or target, of_release(store, release)
     if "/" not in target and not Path(target).expanduser().exists():
         raise FleetError(
             "STACK_NOT_HERE", f"{target}; {user.name} has: {', '.join(stacks) or 'none'}; nor is it a folder"
         )
-    source = of_folder(Path(target), mutable)
+    source = of_folder(Path(target))
     return name or source.folder.name, source
 
 

@@ -8,29 +8,31 @@ stack's own file does.
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import subprocess
-import tempfile
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.gpulab.fleet.plugins.module_utils import _stack, _stack_files, _stack_gpus, _stack_schema
-from ansible_collections.gpulab.fleet.plugins.module_utils._compose import Project
+from ansible_collections.gpulab.fleet.plugins.module_utils import (
+    _stack,
+    _stack_files,
+    _stack_gpus,
+    _stack_schema,
+    _working_tree,
+)
 from ansible_collections.gpulab.fleet.plugins.module_utils._deploy_plan import Plan, of_definition
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.gpulab.fleet.plugins.module_utils._release import Release, Store
+from ansible_collections.gpulab.fleet.plugins.module_utils._files import read_text
+from ansible_collections.gpulab.fleet.plugins.module_utils._release import COMPOSE, Release, Store
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
+from ansible_collections.gpulab.fleet.plugins.module_utils._working_tree import Tree
+from ansible_collections.gpulab.fleet.plugins.module_utils._yaml_by_compose import locate, read, run_as
 
-DEFINITION = "stack.yml"
-# As Compose itself looks for them.
-COMPOSE_FILES = ("compose.yml", "compose.yaml", "docker-compose.yml", "docker-compose.yaml")
-PROFILES = "COMPOSE_PROFILES"
 WAIT = 120
+# NAME=value, 'value' or "value", with a comment behind it or not; values that are to be expanded are left alone.
+ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(?:'([^']*)'|\"([^\"$]*)\"|([^'\"$#]*?))\s*(?:#.*)?")
 
 
 @dataclass
@@ -50,118 +52,52 @@ class Source:
     """Where a stack's files are on this host."""
 
     folder: Path
-    compose_file: str
-    record: dict[str, Any]
+    compose_file: str  # in the folder
+    record: dict[str, Any] | None = None  # of a copy that was kept: what it was made of
+    mutable: bool = False
 
 
 # --- finding ---------------------------------------------------------------------------------------------------
 
 
-def of_folder(target: Path, mutable: bool) -> Source:
-    """A folder with a Compose file, or such a file itself."""
+def of_folder(target: Path) -> Source:
+    """A folder with a Compose file, or such a file: then of the checkout that it is in."""
     path = target.expanduser().resolve()
-    if path.is_dir():
-        name = next((each for each in COMPOSE_FILES if (path / each).is_file()), "")
-        if not name:
-            raise FleetError("STACK_UNKNOWN", f"{path} has none of {', '.join(COMPOSE_FILES)}")
-        return Source(path, name, record(path, mutable))
-    if not path.is_file():
+    if not path.exists():
         raise FleetError("STACK_UNKNOWN", f"{path} is not there")
-    return Source(path.parent, path.name, record(path.parent, mutable))
+    folder, compose = locate(path)
+    return Source(folder, compose.relative_to(folder).as_posix())
 
 
-def of_release(store: Store, release: Release, mutable: bool) -> Source:
+def of_release(store: Store, release: Release) -> Source:
     """The folder that a release was made of, if it is on this host; else the copy that was kept of it."""
     known = release.source
     folder = Path(str(known.get("path", "")))
-    compose_file = str(known.get("compose_file") or _stack_files.COMPOSE)
+    compose_file = str(known.get("compose_file") or COMPOSE)
     if known.get("host") and (folder / compose_file).is_file():
-        return Source(folder, compose_file, record(folder, mutable or known.get("kind") == "mutable"))
+        return Source(folder, compose_file, mutable=known.get("kind") == "mutable")
     kept = store.files / release.files
     if not release.files or not (kept / compose_file).is_file():
         raise FleetError("STACK_SOURCE_GONE", f"release {release.id} was made of {folder}")
-    return Source(kept, compose_file, dict(known))
+    return Source(kept, compose_file, record=known)
 
 
-def record(folder: Path, mutable: bool) -> dict[str, Any]:
-    """What is noted down of a folder: where it is on this host, and the state of its Git repository."""
-    found: dict[str, Any] = {
-        "kind": "mutable" if mutable else "folder",
-        "path": str(folder),
-        "host": os.uname().nodename,
-    }
-    commit = git(folder, "rev-parse", "HEAD").strip()
-    if commit:
-        found |= {"commit": commit, "dirty": bool(git(folder, "status", "--porcelain", "--", ".").strip())}
-    return found
-
-
-def git(folder: Path, *arguments: str) -> str:
-    """What Git says; nothing without Git, outside a repository, or in one that is somebody else's."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False, timeout=60
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
-
-
-def shipped(folder: Path, compose_file: str) -> dict[str, dict[str, Any]]:
-    """The files of a folder that become part of a release; not those that its Git repository ignores."""
-    names = listed(folder)
-    if compose_file not in names:  # no repository, or one that is not about this folder
-        return _stack_files.shipped(folder)
-    found = {}
-    for name in sorted(names):
-        path = folder / name
-        if path.is_file() and not _stack_files.NOT_SHIPPED & set(Path(name).parts):
-            mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
-            found[name] = {"sha256": _stack_files.checksum(path), "mode": mode}
-    return found
-
-
-def listed(folder: Path) -> set[str]:
-    """What Git tracks or would track below a folder, its submodules included."""
-    names = git(folder, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ".").split("\0")
-    found = {name for name in names if name and not (folder / name).is_dir()}
-    for name in names:
-        if name and (folder / name).is_dir():
-            found |= {f"{name.rstrip('/')}/{each}" for each in listed(folder / name)}
-    return found
-
-
-# --- reading ---------------------------------------------------------------------------------------------------
-
-
-def read_yaml(project: Project, path: Path) -> Any:
-    """YAML as data, read by Compose: Python's standard library has nothing that could.
-
-    As an extension of a project that has nothing else, it is neither judged nor filled in.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    text = re.sub(r"\A(?:\s*#[^\n]*\n|\s*\n)*---[^\n]*\n", "", text)
-    whole = "name: gpulab\nservices: {}\nx-gpulab:\n" + textwrap.indent(text, "  ") + "\n"
-    with tempfile.NamedTemporaryFile("w", suffix=".yml", encoding="utf-8") as file:
-        file.write(whole)
-        file.flush()
-        done = project.compose("-f", file.name, "config", "--no-interpolate", "--format", "json")
-    if done.returncode != 0:
-        raise FleetError("STACK_INVALID", f"{path}: {(done.stderr or done.stdout).strip()}")
-    return json.loads(done.stdout).get("x-gpulab")
+def tree_of(source: Source, compose: Any, mutable: bool, hide: Sequence[str]) -> Tree:
+    """The files that become part of a release, and what is noted down of where they are from."""
+    if source.record is not None:  # a copy that was kept: nothing was changed since
+        return Tree(source.folder, _stack_files.shipped(source.folder), source.record)
+    inside = source.compose_file.rpartition("/")[0]
+    look = _working_tree.look
+    tree = _working_tree.mutable(source.folder, hide) if mutable else look(source.folder, compose, inside, hide)
+    tree.source |= {"host": os.uname().nodename, "compose_file": source.compose_file}
+    return tree
 
 
 def dotenv(path: Path) -> dict[str, str]:
     """The values of a .env file that stand there as they are."""
     found = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        match = re.fullmatch(
-            r"\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(?:'([^']*)'|\"([^\"$]*)\"|([^'\"$#]*?))\s*(?:#.*)?", line
-        )
-        if match:
+    for line in read_text(path).splitlines():
+        if match := ASSIGNMENT.fullmatch(line):
             found[match[1]] = next((each for each in match.groups()[1:] if each is not None), "")
     return found
 
@@ -169,48 +105,41 @@ def dotenv(path: Path) -> dict[str, str]:
 # --- the plan --------------------------------------------------------------------------------------------------
 
 
-def make(user: Account, store: Store, source: Source, wish: Wish) -> Plan:
+def make(user: Account, store: Store, source: Source, wish: Wish) -> tuple[Plan, list[str]]:
+    """The plan, and what there is to say of the folder."""
     name = store.name
     if not _stack.NAME.fullmatch(name):
         raise _stack.wrong(name, "a stack's name has small letters, digits, - and _ only; choose one with --name")
     current = store.current()
-    project = Project(user, name, source.folder)
-    given = read_yaml(project, source.folder / DEFINITION)
-    compose = read_yaml(project, source.folder / source.compose_file) or {}
-    defined = _stack_schema.definition(name, given)
+    compose, given = read(source.folder / source.compose_file, run_as(user))
+    defined = _stack_schema.definition(name, _stack_schema.derived(compose) if given is None else given)
     _stack_schema.check_names(name, defined, compose)
-    services = set(compose.get("services") or {})
     if given is None:
-        defined["settings"] = free_settings(source.folder, current, wish)
-    mutable = source.record.get("kind") == "mutable"
+        for key, text in dotenv((source.folder / source.compose_file).with_name(".env")).items():
+            if key in defined["settings"]:
+                defined["settings"][key] = {"default": text}
+    mutable = wish.mutable or source.mutable
     secrets = kept_secrets(store, current, defined) | {key: read_secret(path) for key, path in wish.secrets.items()}
     _stack.check_secrets(name, defined, secrets)
-    parts = of_definition(defined, given is not None)
-    if current:
+    chosen = _stack.settings(name, defined, settings(name, defined, current, wish))
+    asked = gpus(name, defined["gpus"], set(compose.get("services") or {}), current, wish)
+    tree = tree_of(source, compose, mutable, list(secrets.values()))
+    parts = of_definition(defined, described=given is not None)
+    if current and current.sharing != "exclusive":  # the site's choice
         parts["sharing"] = current.sharing
-    return Plan(
-        **parts,
-        settings=_stack.settings(name, defined, settings(name, defined, current, wish)),
-        gpus=gpus(name, defined["gpus"], services, current, wish),
+    plan = Plan(
+        settings=chosen,
+        gpus=asked,
         secrets=secrets,
-        files={} if mutable else shipped(source.folder, source.compose_file),
+        files=tree.files,
         wait_timeout=max(current.wait_timeout if current else WAIT, int(defined["wait_timeout"])),
         compose_file=source.compose_file,
-        source={**source.record, "compose_file": source.compose_file},
+        source=tree.source,
         local=str(source.folder),
         why=wish.why,
+        **parts,
     )
-
-
-def free_settings(folder: Path, current: Release | None, wish: Wish) -> dict[str, dict[str, Any]]:
-    """A folder without a stack.yml has the settings that its .env has, and whatever is set besides."""
-    found: dict[str, dict[str, Any]] = {key: {"default": text} for key, text in dotenv(folder / ".env").items()}
-    for key in [*(current.settings if current else {}), *wish.settings]:
-        found.setdefault(key, {})
-    for key in found:
-        if not re.fullmatch(r"[A-Za-z_]\w*", key) or key in _stack.TAKEN | _stack.OURS:
-            raise FleetError("STACK_SETTING_INVALID", f"{key} cannot be the name of a setting")
-    return found
+    return plan, tree.notes
 
 
 def settings(name: str, defined: Mapping[str, Any], current: Release | None, wish: Wish) -> dict[str, Any]:

@@ -35,10 +35,11 @@ COMPOSE: dict[str, Any] = {"services": {"training": {"image": "x"}, "web": {"ima
 def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Account:
     """Somebody with a folder to deploy; YAML is read as the JSON that it is here, Compose being elsewhere."""
 
-    def read(_project: Any, path: Path) -> Any:
-        return json.loads(path.read_text()) if path.exists() else None
+    def read(compose: Path, _run: Any) -> Any:
+        stack = compose.with_name("stack.yml")
+        return json.loads(compose.read_text()), json.loads(stack.read_text()) if stack.exists() else None
 
-    monkeypatch.setattr(_gpulab_plan, "read_yaml", read)
+    monkeypatch.setattr(_gpulab_plan, "read", read)
     monkeypatch.setenv("HOME", str(tmp_path))
     folder = tmp_path / "robot"
     folder.mkdir()
@@ -69,8 +70,8 @@ def store(user: Account, **changed: Any) -> Store:
 
 
 def plan(user: Account, made: Store | None = None, **wish: Any) -> Plan:
-    source = _gpulab_plan.of_folder(user.home / "robot", wish.get("mutable", False))
-    return _gpulab_plan.make(user, made or Store(user.home / "gpulab", "robot"), source, Wish(**wish))
+    source = _gpulab_plan.of_folder(user.home / "robot")
+    return _gpulab_plan.make(user, made or Store(user.home / "gpulab", "robot"), source, Wish(**wish))[0]
 
 
 def test_a_folder_for_the_first_time(user: Account) -> None:
@@ -139,52 +140,29 @@ def test_wrong_wishes(user: Account, wish: dict[str, Any], said: str) -> None:
 def test_a_folder_without_a_definition_has_its_own_settings(user: Account) -> None:
     folder = user.home / "robot"
     (folder / "stack.yml").unlink()
+    service = {"image": "x", "command": "${A} ${B:-b} $C ${D} ${E-}"}
+    (folder / "compose.yml").write_text(json.dumps({"services": {"one": service}}))
     (folder / ".env").write_text("# x\nexport A=1\nB='two words' # y\nC=\"$HOME\"\nD=\n")
     made = plan(user, settings={"B": "3", "E": "5"})
-    assert made.settings == {"A": "1", "B": "3", "D": "", "E": "5"}
-    with pytest.raises(FleetError, match="PATH cannot be"):
-        plan(user, settings={"PATH": "/"})
+    assert made.settings == {"A": "1", "B": "3", "D": "", "E": "5"} and made.no_health is None
+    with pytest.raises(FleetError, match="no setting Z; there are: A, B, C, D, E"):
+        plan(user, settings={"Z": "/"})
 
 
 def test_mutable_copies_nothing(user: Account) -> None:
     made = plan(user, mutable=True)
     assert made.mutable and made.files == {}
+    kept = store(user, source=made.source)
+    again = _gpulab_plan.make(user, kept, _gpulab_deploy.choose(user, "robot", None)[1], Wish())[0]
+    assert again.mutable, "it stays what it was deployed as"
 
 
 def test_what_git_ignores_does_not_travel(user: Account) -> None:
     folder = user.home / "robot"
-    (folder / ".gitignore").write_text("*.bin\n/venv\n")
-    (folder / "venv").mkdir()
-    (folder / "venv/pip").write_text("")
+    (folder / ".gitignore").write_text("*.bin\n")
     (folder / "weights.bin").write_text("")
-
-    def git(*arguments: str, where: Path = folder) -> None:
-        who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
-        subprocess.run(["git", *who, *arguments], cwd=where, check=True, capture_output=True)
-
-    git("init")
-    (folder / "sub").mkdir()
-    git("init", where=folder / "sub")
-    for name in ("kept.py", "new.py"):
-        (folder / "sub" / name).write_text("")
-    git("add", "kept.py", where=folder / "sub")
-    git("commit", "-m", "x", where=folder / "sub")
-    git("add", "train.py", "compose.yml", "sub")
-    git("commit", "-m", "x")
-    made = plan(user)
-    files = [".gitignore", "compose.yml", "stack.yml", "sub/kept.py", "sub/new.py", "train.py"]
-    assert sorted(made.files) == files
-    assert len(made.source["commit"]) == 40 and made.source["dirty"] is True
-    (folder / "stack.yml").write_text(json.dumps(DEFINITION))
-    git("add", "-A")
-    git("commit", "-m", "x")
-    assert plan(user).source["dirty"] is True, "the submodule has something new"
-
-
-def test_a_repository_that_ignores_the_folder_does_not_count(user: Account) -> None:
-    subprocess.run(["git", "init"], cwd=user.home, check=True, capture_output=True)
-    (user.home / ".gitignore").write_text("*\n")
-    assert sorted(plan(user).files) == ["compose.yml", "stack.yml", "train.py"]
+    subprocess.run(["git", "init"], cwd=folder, check=True, capture_output=True)
+    assert sorted(plan(user).files) == [".gitignore", "compose.yml", "stack.yml", "train.py"]
 
 
 # --- what is named -----------------------------------------------------------------------------------------------
@@ -193,38 +171,46 @@ def test_a_repository_that_ignores_the_folder_does_not_count(user: Account) -> N
 def test_a_stack_by_name_is_made_of_what_was_kept_of_it(user: Account) -> None:
     made = store(user)
     with pytest.raises(FleetError, match="STACK_SOURCE_GONE"):
-        _gpulab_deploy.choose(user, "robot", None, False)
+        _gpulab_deploy.choose(user, "robot", None)
     kept = made.files / "f1"
     kept.mkdir(parents=True)
     (kept / "compose.yml").write_text("{}")
-    name, source = _gpulab_deploy.choose(user, "robot", None, False)
-    assert (name, source.folder) == ("robot", kept) and source.record["kind"] == "catalogue"
+    name, source = _gpulab_deploy.choose(user, "robot", None)
+    assert (name, source.folder) == ("robot", kept) and source.record == {
+        "kind": "catalogue",
+        "path": "/controller/robot",
+    }
 
 
 def test_a_stack_by_name_is_made_of_its_folder_on_this_host(user: Account) -> None:
     known = {"kind": "folder", "path": str(user.home / "robot"), "host": os.uname().nodename}
     store(user, source=known)
-    assert _gpulab_deploy.choose(user, "robot", None, False)[1].folder == user.home / "robot"
+    assert _gpulab_deploy.choose(user, "robot", None)[1].folder == user.home / "robot"
 
 
 def test_folders_files_and_what_is_neither(user: Account, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(user.home)
     store(user)
-    assert _gpulab_deploy.choose(user, "./robot", None, False)[1].folder == user.home / "robot"
+    assert _gpulab_deploy.choose(user, "./robot", None)[1].folder == user.home / "robot"
     other = user.home / "other"
     other.mkdir()
     (other / "docker-compose.yaml").write_text("")
     (other / "extra.yml").write_text("")
-    assert _gpulab_deploy.choose(user, "other", "named", False)[0] == "named"
-    assert _gpulab_deploy.choose(user, "other", None, False)[1].compose_file == "docker-compose.yaml"
-    assert _gpulab_deploy.choose(user, "other/extra.yml", None, False)[1].compose_file == "extra.yml"
+    assert _gpulab_deploy.choose(user, "other", "named")[0] == "named"
+    assert _gpulab_deploy.choose(user, "other", None)[1].compose_file == "docker-compose.yaml"
+    assert _gpulab_deploy.choose(user, "other/extra.yml", None)[1].compose_file == "extra.yml"
+    (user.home / "checkout/.git").mkdir(parents=True)
+    (user.home / "checkout/docker").mkdir()
+    (user.home / "checkout/docker/gpu.yml").write_text("")
+    name, source = _gpulab_deploy.choose(user, "checkout/docker/gpu.yml", None)
+    assert (name, source.folder.name, source.compose_file) == ("checkout", "checkout", "docker/gpu.yml")
     for target, code in (
         ("nothing", "STACK_NOT_HERE"),
         ("./nothing", "STACK_UNKNOWN"),
         (str(user.home), "STACK_UNKNOWN"),
     ):
         with pytest.raises(FleetError, match=code):
-            _gpulab_deploy.choose(user, target, None, False)
+            _gpulab_deploy.choose(user, target, None)
 
 
 @pytest.mark.parametrize("typed", [["--set", "EPOCHS"], ["--gpus", "=1"], ["--secret", "TOKEN"]])
@@ -236,4 +222,4 @@ def test_pairs(user: Account, typed: list[str]) -> None:
 def test_a_name_that_is_none(user: Account) -> None:
     made = Store(user.home / "gpulab", "Robot Arm")
     with pytest.raises(FleetError, match="choose one with --name"):
-        _gpulab_plan.make(user, made, _gpulab_plan.of_folder(user.home / "robot", False), Wish())
+        _gpulab_plan.make(user, made, _gpulab_plan.of_folder(user.home / "robot"), Wish())
