@@ -128,6 +128,16 @@ def settle(options: argparse.Namespace) -> int:
     return REFUSED if findings else 0
 
 
+def repair(options: argparse.Namespace) -> int:
+    from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab_data as part
+    from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_stacks import pick
+
+    user = me()
+    result = part.repair(user, pick(user, options.stack))
+    show(options, result, part.repaired_lines(result))
+    return 0
+
+
 VERBS = {
     "status": status,
     "gpus": gpus,
@@ -140,6 +150,7 @@ VERBS = {
     "rollback": rollback,
     "undeploy": undeploy,
     "settle": settle,
+    "repair": repair,
 }
 
 

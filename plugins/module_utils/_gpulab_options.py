@@ -86,5 +86,8 @@ def parser() -> argparse.ArgumentParser:
     undeploy = changing("undeploy", "stop a stack and remove its releases; data stay")
     undeploy.add_argument("stack", metavar="STACK")
 
+    repair = verb("repair", "make a stack's data yours and its containers' to write again", True)
+    repair.add_argument("stack", metavar="STACK")
+
     verb("settle", "finish or take back what was cut off (done at boot)", True)
     return whole

@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ansible_collections.gpulab.fleet.plugins.module_utils import _docker_api
@@ -18,6 +19,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_stacks import
 from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_text import cut, table, width
 from ansible_collections.gpulab.fleet.plugins.module_utils._transaction import Transaction
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
+from ansible_collections.gpulab.fleet.plugins.module_utils._working_tree import rollback_words, state
 
 SCHEMA = 1
 ENGINE_STARTS = 60.0  # seconds that an engine may take at boot until it answers
@@ -39,7 +41,18 @@ def prepare(user: Account) -> None:
 
 
 def rollback(place: Place, release: str | None, check: bool) -> dict[str, Any]:
-    return plain(transaction(place, check).rollback(release))
+    result = plain(transaction(place, check).rollback(release))
+    return {**result, "notes": [*result["notes"], *([] if check else code_words(place))]}
+
+
+def code_words(place: Place) -> list[str]:
+    """Of a release whose code is edited where it lies: what has come back with it, and what has not."""
+    release = place.store.current()
+    if release is None or release.source.get("kind") != "mutable":
+        return []
+    diff = release.folder / "source.diff"
+    words = rollback_words(release.source, diff, state(Path(release.source["path"])))
+    return words if diff.exists() or not release.source.get("dirty") else words[:1]
 
 
 def undeploy(place: Place, check: bool) -> dict[str, Any]:

@@ -47,6 +47,15 @@ def test_nothing_is_dead() -> None:
     assert [code for code in CATALOGUE if not re.search(rf'"{code}"', text)] == []
 
 
+def test_nothing_is_raised_that_is_not_here() -> None:
+    """A code without an entry would end as a KeyError, on the day on which somebody needs it."""
+    raised = re.compile(r'(?:FleetError|finding)\(\s*"([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)"')
+    sources = sorted((ROOT / "plugins").rglob("*.py"))
+    found = {code: path.name for path in sources for code in raised.findall(path.read_text(encoding="utf-8"))}
+    assert {code: name for code, name in found.items() if code not in CATALOGUE} == {}
+    assert len(found) > 50
+
+
 def test_no_title_twice() -> None:
     titles = [entry["title"] for entry in CATALOGUE.values()]
     assert len(titles) == len(set(titles))

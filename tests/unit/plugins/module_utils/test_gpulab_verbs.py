@@ -117,3 +117,18 @@ def test_settling_waits_for_the_engine(user: Account, monkeypatch: pytest.Monkey
     tries.clear()
     with pytest.raises(FleetError, match="STACK_ENGINE_DOWN"):
         _gpulab_verbs.wait_for_engine(user, 0.0)
+
+
+def test_what_a_rollback_does_not_bring_back_is_said(user: Account, capsys: pytest.CaptureFixture[str]) -> None:
+    release = user.home / "gpulab/stacks/robot/releases/0001"
+    release.mkdir(parents=True)
+    record: dict[str, Any] = dict.fromkeys(("made", "by", "why", "inputs", "files"), "")
+    record |= {key: {} for key in ("settings", "services", "data", "secrets", "checksums")}
+    record |= {key: [] for key in ("profiles", "ports", "volumes", "mounts", "checks")}
+    for kind, said in (("folder", False), ("mutable", True)):
+        source = {"kind": kind, "path": str(user.home), "commit": "", "dirty": False}
+        (release / "release.json").write_text(json.dumps({**record, "schema": 1, "source": source, "wait_timeout": 1}))
+        (release.parents[1] / "current").unlink(missing_ok=True)
+        (release.parents[1] / "current").symlink_to("releases/0001")
+        assert _gpulab.main(["rollback", "robot"]) == 0
+        assert (f"Not back: the code in {user.home}" in capsys.readouterr().out) is said

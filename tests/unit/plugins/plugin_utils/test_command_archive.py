@@ -11,11 +11,10 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab
 from ansible_collections.gpulab.fleet.plugins.plugin_utils import _command_archive as made
 
 from tests.python310 import prefix
-
-VERBS = ("status", "gpus", "verify", "history", "logs", "shell", "run")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +71,7 @@ def test_every_part_can_be_imported_from_it(program: Path, python: str) -> None:
 
 @pytest.mark.parametrize("python", pythons())
 def test_help_fits_a_terminal(program: Path, python: str) -> None:
-    for arguments in (["--help"], *([verb, "--help"] for verb in VERBS)):
+    for arguments in (["--help"], *([verb, "--help"] for verb in _gpulab.VERBS)):
         environment = {**os.environ, "COLUMNS": "80"}
         done = subprocess.run(
             [python, "-I", str(program), *arguments], capture_output=True, text=True, check=False, env=environment
