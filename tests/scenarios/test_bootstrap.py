@@ -11,7 +11,8 @@ import pytest
 from tests import python310
 
 from .conftest import Hosts
-from .site import LAB, ROOT, Site
+from .site import LAB, ROOT, Site, lab
+from .test_reset import PURGE_ALL, take, unexplained
 
 PASSWORD = "correct horse"
 # A whole one of its own; the system's could not be taken along.
@@ -51,6 +52,7 @@ def workstation(hosts: Hosts) -> Site:
     site.ssh(f"cat > /home/trainer/site.json <<'E'\n{json.dumps(mirror)}\nE")
     site.ssh(f"echo 'trainer:{PASSWORD}' | chpasswd; sed -i 's/NOPASSWD: *//' /etc/sudoers.d/*; sudo -l -U trainer")
     assert site.login("trainer", "sudo -n true 2>&1", check=False).count("password is required") == 1
+    (site.folder / "before.json").write_text(json.dumps(take(site)), encoding="utf-8")
     return site
 
 
@@ -94,6 +96,7 @@ def test_it_ends_with_the_proof_and_the_second_run_changes_nothing(workstation: 
     assert json.loads(workstation.ssh("cat /var/lib/gpulab/proof.json"))["users"]["trainer"]["verdict"] == "pass"
     assert "run --rm --device nvidia.com/gpu=0" in out
     assert "changed=0" in bootstrap(workstation, PASSWORD)
+    lab("snapshot", "scn-boot", "made")
 
 
 @pytest.mark.skipif(PYTHON_310 is None, reason="no Python 3.10 on this machine: it ran on Debian's")
@@ -108,3 +111,15 @@ def test_what_it_ran_from_is_removed_without_trace(workstation: Site) -> None:
     workstation.login("trainer", "cd fleet && ./bootstrap --remove-environment 2>&1")
     assert not [path for path in home(workstation) if any(word in path for word in ("ansible", "pip", "share/gpulab"))]
     assert "Server:" in workstation.login("trainer", "docker version")
+
+
+def test_after_a_reset_and_without_what_it_ran_from_nothing_is_left(workstation: Site) -> None:
+    lab("restore", "scn-boot", "made")
+    workstation.ssh(f"cat > /tmp/purge.json <<'E'\n{PURGE_ALL[1]}\nE")
+    out = bootstrap(workstation, PASSWORD, "--reset", "-e", "@/tmp/purge.json")
+    assert "failed=0" in out, out[-3000:]
+    workstation.login("trainer", "cd fleet && ./bootstrap --remove-environment 2>&1")
+    before = json.loads((workstation.folder / "before.json").read_text(encoding="utf-8"))
+    # The test's own Python came without the byte code that a package makes when it is installed.
+    found = unexplained(before, take(workstation))
+    assert [name for name in found if not ("/opt/python3.10/" in name and "__pycache__" in name)] == []
