@@ -183,11 +183,13 @@ class Leaving:
         own = [f"/var/lib/gpulab/runtime/{self.name}"]
         if user:
             own.append(f"/etc/systemd/system/user-{user.uid}.slice.d")
-        files = [name for name in self.journal.entries(FILE) if name.startswith(tuple(f"{each}/" for each in own))]
+        below = tuple(f"{each}/" for each in own)
+        files = [name for name in self.journal.entries(FILE) if name.startswith(below)]
         done = [_undo.file(self.journal, name, self.diff) for name in files]
         done += [_undo.tree(self.journal, name) for name in self.journal.entries(TREE) if name in own]
-        made = [name for name in self.journal.entries(FOLDERS) if name in [*own, *where["roots"]]]
-        done += [_undo.folder(self.journal, name, set(files)) for name in made]
+        folders = self.journal.entries(FOLDERS)
+        made = [name for name in folders if name in [*own, *where["roots"]] or name.startswith(below)]
+        done += [_undo.folder(self.journal, name, set(files)) for name in sorted(made, key=len, reverse=True)]
         self.actions += [action for action in done if action]
         if any(name.startswith("/etc/systemd/") for name in files):
             self.root("systemctl", "daemon-reload")

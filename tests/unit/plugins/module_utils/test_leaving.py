@@ -15,6 +15,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._journal import Journ
 from ansible_collections.gpulab.fleet.plugins.module_utils._leaving import Leaving
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
 
+RUNTIME = "/var/lib/gpulab/runtime/ann"
 SUBIDS = "bob:100000:65536\nann:165536:65536\n"
 
 
@@ -98,6 +99,8 @@ def test_data_that_are_kept_keep_their_ids(host: Host) -> None:
 
 
 def test_data_that_go_give_their_ids_back(host: Host) -> None:
+    Journal().add(kinds.TREE, RUNTIME)
+    Journal().add(kinds.FOLDERS, f"{RUNTIME}/nvidia-container-runtime")
     result = host.go(remove=True)
     assert host.calls.index("delete overlay2") < host.calls.index("delete engine-id")
     assert result["data"] == []
