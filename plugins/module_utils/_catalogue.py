@@ -2175,6 +2175,44 @@ CATALOGUE: dict[str, dict[str, Any]] = {
             "what is large. Or move the engine's data-root (gpulab_users.{user}.daemon) or the data to another disk."
         ),
     },
+    "STACK_SNAPSHOT_FAILED": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "A snapshot of a stack's data cannot be made or put back",
+        "cause": "Something wrote to the data meanwhile, or the folder above the data belongs to somebody else.",
+        "remedy": (
+            "Stop whatever uses the data; the folder above it must be {user}'s, because the restored data are made beside "
+            "the old and exchanged. What was there before is still there."
+        ),
+    },
+    "STACK_SNAPSHOT_UNKNOWN": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "There is no such snapshot of the stack",
+        "cause": "The name is mistyped, or the snapshot was removed because newer ones took its place.",
+        "remedy": "Name one of those that are listed.",
+    },
+    "STACK_SNAPSHOT_DAMAGED": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "A snapshot is not what was written",
+        "cause": "The file was changed, or the disk lost part of it. The data were not touched.",
+        "remedy": "Restore another snapshot; look after the disk (journalctl -k), then remove the damaged one.",
+    },
+    "STACK_PURGE_UNCONFIRMED": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "A stack's data are to be deleted, and its name was not typed",
+        "cause": "Nothing brings purged data back, so that they go only when the stack is named once more.",
+        "remedy": "Read what would go; then give the stack's name ({stack}) as the confirmation.",
+    },
+    "STACK_PURGE_RUNS": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "A stack's data are to be deleted while the stack is deployed",
+        "cause": "Its containers would go on writing into what is deleted.",
+        "remedy": "Undeploy it first (gpulab undeploy {stack}); its data stay until they are purged.",
+    },
     "STACK_DISK_FULL": {
         "layer": "stacks",
         "severity": "error",

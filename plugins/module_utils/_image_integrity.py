@@ -43,9 +43,12 @@ def synced(home: Path) -> set[str]:
     return set()
 
 
-def record_synced(home: Path, present: Iterable[str]) -> None:
-    """After a sync of the data root: every image that was there before it is on the disk."""
-    ids = sorted(set(present))
+def record_synced(home: Path, brought: Iterable[str], present: Iterable[str]) -> None:
+    """After a sync of the data root: the images that this run brought in are on the disk.
+
+    No others: one that a power cut damaged before could be among those that are merely present.
+    """
+    ids = sorted((synced(home) | set(brought)) & set(present))
     if ids != sorted(synced(home)):
         write_atomic(_path(home), (json.dumps({"synced": ids}, indent=1) + "\n").encode(), 0o600, 0o700)
 

@@ -43,8 +43,9 @@ class Host:
         head = (
             f"import json, sys; sys.path.insert(0, '{CODE}')\n"
             "from pathlib import Path\n"
-            f"from {UTILS} import _all_ids, _compose, _image_integrity, _stack_data, _userenv\n"
+            f"from {UTILS} import _all_ids, _compose, _image_integrity, _stack_data, _stack_places, _stack_purge, _userenv\n"
             f"from {UTILS}._errors import FleetError\n"
+            f"from {UTILS}._stack_snapshot import Snapshots\n"
             "user = _userenv.account('trainer')\n"
             "project = _compose.Project(user, 'notebook', Path('/'))\n"
             "def answer(value): print('ANSWER', json.dumps(value))\n"
@@ -154,5 +155,43 @@ def test_an_image_that_a_power_cut_damaged_is_found_and_brought_in_again(host: H
     assert host.call(f"answer(_image_integrity.mend(project, ['{image}']))") == ["remove damaged image cut:1, cut:2"]
     host.shell("docker load -q < cut.tar")
     assert host.call(intact)
-    known = f"_image_integrity.record_synced(user.home, ['{image}']); "
+    known = f"_image_integrity.record_synced(user.home, ['{image}'], ['{image}']); "
     assert host.call(f"{known}answer(_image_integrity.damaged(project, ['{image}']))") == []
+
+
+def test_data_of_containers_come_back_from_a_snapshot_and_go_when_the_stack_is_named(host: Host) -> None:
+    host.container(WRITE)
+    host.shell("docker volume create --label com.docker.compose.project=notebook notebook_db")
+    fill = '\'import os; open("/db/x", "w").write("rows"); os.chmod("/db/x", 0o600); os.chown("/db/x", 70, 70)\''
+    run = f"docker run --rm --network none -v notebook_db:/db --entrypoint {host.python} {host.image} -c"
+    host.site.ssh(f"cat > {CODE}/fill.sh <<'EOT'\n{run} {fill}\nEOT")
+    host.shell(f"sh {CODE}/fill.sh")
+    listing = (
+        "import os, subprocess\n"
+        "def work():\n"
+        f"    places = ['{DATA}', str(project.api('/volumes/notebook_db')['Mountpoint'])]\n"
+        "    look = 'cd $0 && find . -printf \"%p %U %G %m %s\\\\n\" | sort; find . -type f | sort | xargs sha256sum'\n"
+        "    run = lambda place: subprocess.run(['sh', '-c', look, place], capture_output=True, text=True).stdout\n"
+        "    return {place: run(place) for place in places}\n"
+        "answer(_all_ids.as_all_ids(user, work))"
+    )
+    before = host.call(listing)
+    assert any(" 70 70 600 4" in text for text in before.values()), before
+    head = (
+        "root = Path('/home/trainer/gpulab')\n"
+        "copies = Snapshots(user, root, 'notebook')\n"
+        f"parts = [*_stack_places.folders({{'WORK': '{DATA}'}}), *_stack_places.volumes(project)]\n"
+    )
+    name = host.call(f"{head}answer(copies.make(parts, '0001').id)")
+    host.container("import os; os.unlink('/work/run/plain'); open('/work/new', 'w')")
+    assert host.call(listing) != before
+    assert len(host.call(f"{head}answer(copies.restore('{name}'))")) == 2
+    assert host.call(listing) == before, "owners, modes and content"
+    refused = "try: _stack_purge.purge(project, root, 'note')\nexcept FleetError as error: answer(error.detail)"
+    said = host.call(f"{head}{refused}")
+    assert "folder work" in said
+    assert "volume notebook_db" in said
+    assert host.call(listing) == before
+    host.call(f"{head}answer(_stack_purge.purge(project, root, 'notebook'))")
+    left = host.shell("ls gpulab/data gpulab/snapshots; docker volume ls -q")
+    assert left.split() == ["gpulab/data:", "gpulab/snapshots:"]

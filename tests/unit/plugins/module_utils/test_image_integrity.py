@@ -49,9 +49,11 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
 def test_what_was_synced_is_not_read_again(engine: Any) -> None:
     assert _image_integrity.damaged(engine, ["a", "c", "a"]) == ["a"]
     assert engine.read == ["a", "c"]
-    _image_integrity.record_synced(engine.user.home, ["a", "c"])
+    _image_integrity.record_synced(engine.user.home, ["c"], ["a", "c"])
+    assert _image_integrity.damaged(engine, ["a", "c"]) == ["a"], "one that somebody else brought may be damaged"
+    _image_integrity.record_synced(engine.user.home, ["a"], ["a", "c"])
     assert _image_integrity.damaged(engine, ["a", "c"]) == []
-    _image_integrity.record_synced(engine.user.home, ["c"])
+    _image_integrity.record_synced(engine.user.home, [], ["c"])
     assert _image_integrity.damaged(engine, ["a", "c"]) == ["a"], "an image that went and came back is a new one"
 
 
