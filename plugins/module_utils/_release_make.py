@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import secrets
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.gpulab.fleet.plugins.module_utils import _gpu_holders, _stack_gpus, _stack_images
+from ansible_collections.gpulab.fleet.plugins.module_utils import _gpu_holders, _stack_data, _stack_gpus, _stack_images
 from ansible_collections.gpulab.fleet.plugins.module_utils import _release_compose as composing
 from ansible_collections.gpulab.fleet.plugins.module_utils import _release_files as files
 from ansible_collections.gpulab.fleet.plugins.module_utils._compose import Project
@@ -48,6 +47,7 @@ class Made:
 
     release: Release
     pins: dict[str, str]  # path in the tree -> where it is kept
+    writers: dict[str, set[int]]  # data folder -> users of containers that mount it
     actions: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -219,7 +219,9 @@ class Making:
             wait_timeout=plan.wait_timeout,
             sharing=plan.sharing,
         )
-        made = Made(release, pins, images.actions, seconds=images.seconds)
+        known = {name: image for name, (image, _source) in images.found.items() if image.startswith("sha256:")}
+        writers = _stack_data.writers(self.project, final, known, data.values())
+        made = Made(release, pins, writers, images.actions, seconds=images.seconds)
         made.notes = notes + [f"{name} in compose.yml is kept as data in {moved[path]}" for path, name in loose.items()]
         made.diff = self._diff(texts, current)
         self._foresee_data(made)
@@ -310,7 +312,8 @@ class Making:
         return found
 
     def _foresee_data(self, made: Made) -> None:
-        made.actions += [f"make {path}" for path in made.release.data.values() if not Path(path).exists()]
+        for path, users in made.writers.items():
+            made.actions += _stack_data.prepare(Path(path), self.user, users, check=True)
         known = current.secrets if (current := self.store.current()) else {}
         names = sorted(set(known) | set(self.digests))
         made.actions += [f"secret {name}" for name in names if known.get(name) != self.digests.get(name)]
@@ -323,7 +326,10 @@ class Making:
         for source, place in made.pins.items():
             if place.startswith(str(store.mounts)):
                 files.keep_mount(Path(place), Path(source))
-        make_data_folders(self.user, store, made.release.data)
+        for path, users in made.writers.items():
+            if not Path(path).exists():
+                remember_stacks(self.user.home, store.root, Path(path))
+            _stack_data.prepare(Path(path), self.user, users)
         release = replace(made.release, folder=store.releases / made.release.id)
         record = (json.dumps(release.plain(), indent=1, sort_keys=True) + "\n").encode()
         write_atomic(made.release.folder / RECORD, record, 0o600)
@@ -341,15 +347,3 @@ def _data_name(relative: str) -> str:
 
 def _only(services: Mapping[str, Any], runs: Mapping[str, str]) -> dict[str, Any]:
     return {name: service for name, service in services.items() if name not in runs}
-
-
-def make_data_folders(user: Account, store: Store, data: Mapping[str, str]) -> None:
-    for name, path in data.items():
-        try:
-            if not Path(path).exists():
-                remember_stacks(user.home, store.root, Path(path))
-                make_folders(Path(path))
-        except OSError as error:
-            raise FleetError("STACK_DATA_UNUSABLE", f"{name}={path}: {error.strerror}") from error
-        if Path(path).is_dir() and not os.access(path, os.W_OK | os.X_OK):
-            raise FleetError("STACK_DATA_UNUSABLE", f"{name}={path}: {user.name} cannot write there")
