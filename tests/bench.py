@@ -17,6 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tests import bench_stacks
 from tests.scenarios.site import ROOT, Result, Site, lab, stack_in_lab
 
 HOST = "bench1"
@@ -95,6 +96,7 @@ def main() -> int:
         bad += report(f"proof of two GPUs within 2.0 s ({proof:.2f} s)", proof <= 2.0)
         bad += further_user(site, users, again)
         bad += deploy(site, users)
+        bad += bench_stacks.bench(site, row, report, median)
         resources(site)
     finally:
         lab("destroy", "--missing-ok", HOST)
@@ -141,7 +143,7 @@ def deploy(site: Site, users: dict[str, Any]) -> int:
     again, agains, result = median(lambda: site.run("playbooks/deploy.yml").ok())
     bad = report("deploy without change changes nothing", result.changed == [])
     raw, raws, _ = median(
-        lambda: site.login("trainer", "cd gpulab/stacks/quickstart && docker compose up -d --wait 2>&1")
+        lambda: site.login("trainer", "cd gpulab/stacks/quickstart/current && docker compose up -d --wait 2>&1")
     )
     row("deploy, no change", again, f"{executed(result)} tasks; {again / raw:.2f} x raw compose; {spread(agains)}")
     row("raw docker compose up -d --wait, no change", raw, spread(raws))

@@ -17,6 +17,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils import (
     _stack_images,
     _stack_schema,
 )
+from ansible_collections.gpulab.fleet.plugins.module_utils._compose_gpus import requests
 from ansible_collections.gpulab.fleet.plugins.module_utils._deploy_plan import of_definition
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 
@@ -73,12 +74,12 @@ def judge(name: str, folder: Path, args: Mapping[str, Any]) -> tuple[dict[str, A
     """The stack's definition and the GPUs of its services; an error where the site's entry misfits."""
     if not _stack.NAME.fullmatch(name):
         raise _stack.wrong(name, "a stack's name has small letters, digits, - and _ only")
-    compose = read_yaml(folder / _stack_files.COMPOSE)
+    compose = read_yaml(folder / _stack_files.COMPOSE) or {}
     described = folder / STACK
     read = read_yaml(described) if described.exists() else _stack_schema.derived(compose)
     defined = _stack_schema.with_site(name, _stack_schema.definition(name, read), args)
     _stack_schema.check_names(name, defined, compose)
-    gpus = {**defined["gpus"], **(args.get("gpus") or {})}
+    gpus = {**written_requests(compose), **defined["gpus"], **(args.get("gpus") or {})}
     known = set((compose or {}).get("services") or {})
     for service, request in gpus.items():
         _stack_gpus.check_request(service, request)
@@ -86,6 +87,16 @@ def judge(name: str, folder: Path, args: Mapping[str, Any]) -> tuple[dict[str, A
             raise _stack.wrong(name, f"gpus names {service}; there are {', '.join(sorted(known)) or 'no services'}")
     _stack.check_secrets(name, defined, args.get("secrets") or {})
     return defined, gpus
+
+
+def written_requests(compose: Mapping[str, Any]) -> dict[str, Any]:
+    """The GPUs that the file itself asks for: Compose before 2.30 drops `gpus:` without a word when it resolves it.
+
+    A request with a variable in it is left to the host, which knows its value.
+    """
+    services = compose.get("services") or {}
+    whole = {name: service for name, service in services.items() if isinstance(service, Mapping)}
+    return {name: request for name, request in requests({"services": whole}).items() if "$" not in str(request)}
 
 
 def problems(stacks: Any, base: Path) -> Iterator[tuple[str, FleetError]]:

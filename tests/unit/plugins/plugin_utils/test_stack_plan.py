@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ansible_collections.gpulab.fleet.plugins.filter.proxy_settings import proxy_settings
 from ansible_collections.gpulab.fleet.plugins.filter.stack_findings import stack_findings
+from ansible_collections.gpulab.fleet.plugins.plugin_utils._stack_plan import written_requests
 
 QUICKSTART = {"quickstart": {"user": "alice"}}
 
@@ -74,3 +75,13 @@ def test_an_authority_is_read_where_it_is_a_file(tmp_path: Path) -> None:
     assert proxy_settings({"http": "http://p", "ca": "ca.pem"}, str(tmp_path)) == {"http": "http://p", "ca": "PEM\n"}
     for as_it_is in ({"ca": "no/such"}, {"ca": "A\nB"}, {"ca": ""}, {"ca": 1}, {}, "text", None):
         assert proxy_settings(as_it_is, str(tmp_path)) == as_it_is
+
+
+def test_gpus_that_the_file_itself_asks_for() -> None:
+    services = {
+        "a": {"gpus": "all"},
+        "b": {"devices": ["nvidia.com/gpu=${GPU:-0}"]},
+        "c": {"image": "x"},
+        "d": None,
+    }
+    assert written_requests({"services": services}) == {"a": "all"}
