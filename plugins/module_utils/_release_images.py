@@ -4,17 +4,21 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from ansible_collections.gpulab.fleet.plugins.module_utils import _stack_images as archives
 from ansible_collections.gpulab.fleet.plugins.module_utils._compose import Project, classify, sorted_streams, sync, tail
+from ansible_collections.gpulab.fleet.plugins.module_utils._disk_room import room
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.gpulab.fleet.plugins.module_utils._image_integrity import mend, record_synced
 from ansible_collections.gpulab.fleet.plugins.module_utils._release import Release, Store
 
 MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -50,6 +54,8 @@ class Images:
 
     def bring_in(self, wanted: list[dict[str, Any]], files: Mapping[str, int]) -> None:
         absent, misnamed = archives.absent(self.here, wanted), archives.misnamed(self.here, wanted)
+        if absent:
+            self._refuse_full_disk(sum(os.fstat(files[archive["name"]]).st_size for archive in absent if files))
         began = time.monotonic()
         for archive in absent:
             self.actions.append(f"import image {archive['name']}")
@@ -65,8 +71,22 @@ class Images:
 
     def _look_again(self) -> None:
         """Puts what was made on disk, because a power cut would leave layers that end half-way, and asks again."""
-        sync(self.project.api("/info")["DockerRootDir"])
         self.here = self.project.images()
+        sync(self._data_root())
+        record_synced(self.project.user.home, self.ids())
+
+    def _data_root(self) -> str:
+        return str(self.project.api("/info")["DockerRootDir"])
+
+    def _refuse_full_disk(self, need: int = 0) -> None:
+        room(Path(self._data_root()), need)
+
+    def _mend(self, images: Iterable[str]) -> None:
+        """Takes away images that a power cut has left half-written, so that they are brought in again."""
+        done = mend(self.project, [image for image in images if image], self.check)
+        self.actions += done
+        if done and not self.check:
+            self.here = self.project.images()
 
     # --- one for each service ----------------------------------------------------------------------------
 
@@ -90,6 +110,7 @@ class Images:
         if self.check:
             self.found.update(dict.fromkeys(names, (TO_BUILD, "")))
             return
+        self._refuse_full_disk()
         began = time.monotonic()
         done = self.compose("--progress", "plain", "build", *names)
         if done.returncode != 0:
@@ -102,9 +123,11 @@ class Images:
             self.found[name] = (self.here[image], builds[name])
 
     def _fetch(self, services: Mapping[str, Any]) -> None:
-        missing = [name for name, each in services.items() if not archives.is_here(self.here, each["image"])]
+        self._mend(self._here(each["image"]) for each in services.values())
+        missing = [name for name, each in services.items() if not self._here(each["image"])]
         self.actions += [f"pull {services[name]['image']}" for name in missing]
         if missing and not self.check:
+            self._refuse_full_disk()
             began = time.monotonic()
             done = self.compose("--progress", "plain", "pull", *missing)
             if done.returncode != 0:
@@ -113,10 +136,14 @@ class Images:
             self._look_again()
             self.seconds["pull"] = time.monotonic() - began
         for name, service in services.items():
-            image = self.here.get(archives.reference(service["image"])) or self.here.get(service["image"])
-            if image is None and not self.check:
+            image = self._here(service["image"])
+            if not image and not self.check:
                 raise FleetError("STACK_IMAGE_MISSING", f"{name}: {service['image']} is not here after the pull")
             self.found[name] = (image or TO_FETCH, "")
+
+    def _here(self, name: str) -> str:
+        """The id of an image by its tag or digest, empty where it is not here."""
+        return self.here.get(archives.reference(name)) or self.here.get(name) or ""
 
     # --- what they are -----------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._deploy_plan import H
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import make_folders, write_atomic
 from ansible_collections.gpulab.fleet.plugins.module_utils._home_record import remember_stacks
+from ansible_collections.gpulab.fleet.plugins.module_utils._image_integrity import mend
 from ansible_collections.gpulab.fleet.plugins.module_utils._release import (
     COMPOSE,
     DOTENV,
@@ -70,6 +71,7 @@ class Making:
             for name, entry in plan.data.items()
         }
         chosen = [each for each in plan.settings.get("COMPOSE_PROFILES", "").split(",") if each]
+        self.mended: list[str] = []
         self.profiles = list(dict.fromkeys([*plan.profiles, *chosen]))
 
     def _home(self, path: str) -> str:
@@ -83,7 +85,12 @@ class Making:
         ours = self.plan.mutable or self.plan.local or self.handed.bundle is not None
         if not ours and not files.have_tree(self.store, self.plan):
             found["bundle"] = True
-        absent = [each["name"] for each in _stack_images.absent(self.project.images(), self.plan.archives)]
+        here = self.project.images()
+        guards = [here.get(_stack_images.guard(each["sha256"]), "") for each in self.plan.archives]
+        self.mended = mend(self.project, [image for image in guards if image], self.check)
+        if self.mended and not self.check:
+            here = self.project.images()
+        absent = [each["name"] for each in _stack_images.absent(here, self.plan.archives)]
         absent = [name for name in absent if name not in self.handed.archives]
         if absent and not self.check:
             found["archives"] = absent
@@ -221,7 +228,7 @@ class Making:
         )
         known = {name: image for name, (image, _source) in images.found.items() if image.startswith("sha256:")}
         writers = _stack_data.writers(self.project, final, known, data.values())
-        made = Made(release, pins, writers, images.actions, seconds=images.seconds)
+        made = Made(release, pins, writers, [*self.mended, *images.actions], seconds=images.seconds)
         made.notes = notes + [f"{name} in compose.yml is kept as data in {moved[path]}" for path, name in loose.items()]
         made.diff = self._diff(texts, current)
         self._foresee_data(made)

@@ -46,11 +46,6 @@ def reference(name: str) -> str:
     return name if ":" in name.rpartition("/")[2] or "@" in name else f"{name}:latest"
 
 
-def is_here(images: Mapping[str, str], name: str) -> bool:
-    """Whether the engine has an image of that name; one named by its digest too."""
-    return reference(name) in images or name in images
-
-
 def absent(images: Mapping[str, str], archives: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Those archives that were never brought in here (or whose image has been removed)."""
     return [archive for archive in archives if guard(archive["sha256"]) not in images]
