@@ -2268,8 +2268,8 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "stacks",
         "severity": "error",
         "title": "The stack has no such service",
-        "cause": "The name is mistyped, or the service belongs to another release.",
-        "remedy": "Take one of those that are listed above.",
+        "cause": "The name is mistyped, or the service is of another release or of a profile that is off.",
+        "remedy": "Take one of those that are listed above; services for one-off runs are named in stack.yml (runs).",
     },
     "RELEASE_UNKNOWN": {
         "layer": "stacks",

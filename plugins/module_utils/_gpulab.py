@@ -138,6 +138,14 @@ def repair(options: argparse.Namespace) -> int:
     return 0
 
 
+def free(options: argparse.Namespace) -> int:
+    from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab_data as part
+
+    result = part.free(me(), options.check)
+    show(options, result, part.freed_lines(result, options.check))
+    return 0
+
+
 VERBS = {
     "status": status,
     "gpus": gpus,
@@ -151,6 +159,7 @@ VERBS = {
     "undeploy": undeploy,
     "settle": settle,
     "repair": repair,
+    "free": free,
 }
 
 

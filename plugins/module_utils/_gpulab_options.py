@@ -89,5 +89,7 @@ def parser() -> argparse.ArgumentParser:
     repair = verb("repair", "make a stack's data yours and its containers' to write again", True)
     repair.add_argument("stack", metavar="STACK")
 
+    changing("free", "make room on a full disk, also when the engine does not start any more")
+
     verb("settle", "finish or take back what was cut off (done at boot)", True)
     return whole
