@@ -2250,6 +2250,13 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "cause": "It was mounted, not copied, so that nothing of it is kept with the release.",
         "remedy": "Name the folder: gpulab deploy FOLDER --name {stack}.",
     },
+    "STACK_NO_DATA": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "The stack has no data to copy",
+        "cause": "Nothing in its Compose file or its stack.yml is kept outside of its containers.",
+        "remedy": "Name what is to be kept under data in the stack's stack.yml, or as a volume.",
+    },
     "STACK_NOT_HERE": {
         "layer": "stacks",
         "severity": "error",

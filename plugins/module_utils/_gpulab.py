@@ -146,6 +146,33 @@ def free(options: argparse.Namespace) -> int:
     return 0
 
 
+def snapshot(options: argparse.Namespace) -> int:
+    from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab_copies as part
+    from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_stacks import pick
+
+    place = pick(me(), options.stack)
+    result = part.listed(place) if options.list else part.snapshot(place, options.why, options.keep, options.check)
+    show(options, result, part.lines(result))
+    return 0
+
+
+def restore(options: argparse.Namespace) -> int:
+    from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab_copies as part
+    from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_stacks import pick
+
+    result = part.restore(pick(me(), options.stack), options.snapshot, options.check)
+    show(options, result, part.done_lines(result, options.check))
+    return 0
+
+
+def purge(options: argparse.Namespace) -> int:
+    from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab_copies as part
+
+    result = part.purge(me(), options.stack, options.yes_delete, options.check)
+    show(options, result, part.done_lines(result, options.check))
+    return 0
+
+
 VERBS = {
     "status": status,
     "gpus": gpus,
@@ -158,6 +185,9 @@ VERBS = {
     "rollback": rollback,
     "undeploy": undeploy,
     "settle": settle,
+    "snapshot": snapshot,
+    "restore": restore,
+    "purge": purge,
     "repair": repair,
     "free": free,
 }

@@ -19,6 +19,13 @@ exit status:
 """
 
 
+def count(text: str) -> int:
+    """A number from 1 on: keeping none would remove what was just made."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
         prog="gpulab", description=WHAT, epilog=EXIT, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -85,6 +92,20 @@ def parser() -> argparse.ArgumentParser:
 
     undeploy = changing("undeploy", "stop a stack and remove its releases; data stay")
     undeploy.add_argument("stack", metavar="STACK")
+
+    snapshot = changing("snapshot", "copy a stack's data while it is stopped for that")
+    snapshot.add_argument("stack", metavar="STACK")
+    snapshot.add_argument("--list", action="store_true", help="only show the copies that there are")
+    snapshot.add_argument("--keep", metavar="N", type=count, help="remove all but the newest N afterwards")
+    snapshot.add_argument("--why", metavar="TEXT", default="", help="a note to find it by")
+
+    restore = changing("restore", "a stack's data as they were in a snapshot")
+    restore.add_argument("stack", metavar="STACK")
+    restore.add_argument("snapshot", metavar="SNAPSHOT", help="gpulab snapshot STACK --list shows them")
+
+    purge = changing("purge", "delete the data of a stack that is not deployed, for good")
+    purge.add_argument("stack", metavar="STACK")
+    purge.add_argument("--yes-delete", metavar="STACK", default="", help="the name once more, or nothing is deleted")
 
     repair = verb("repair", "make a stack's data yours and its containers' to write again", True)
     repair.add_argument("stack", metavar="STACK")

@@ -91,11 +91,15 @@ class Place:
         return sorted(always or {each.service for each in containers})
 
 
+def roots(user: Account) -> list[str]:
+    """Where this user's stacks lie."""
+    return list(dict.fromkeys([*_home_record.stacks(user.home)["roots"], str(user.home / DEFAULT_ROOT)]))
+
+
 def find(user: Account) -> dict[str, Place]:
     """The user's stacks by name."""
-    roots = [*_home_record.stacks(user.home)["roots"], str(user.home / DEFAULT_ROOT)]
     found: dict[str, Place] = {}
-    for root in dict.fromkeys(roots):
+    for root in roots(user):
         with contextlib.suppress(OSError):
             for path in sorted(Path(root, "stacks").iterdir()):
                 place = Place(user, Path(root), path.name)

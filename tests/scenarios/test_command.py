@@ -162,11 +162,32 @@ def done(stack: str) -> dict[str, Any]:
     return {"stack": stack, "actions": [], "finding": None}
 
 
+def test_data_are_copied_and_put_back(site: Site) -> None:
+    (made,) = answer(site, "snapshot small --why before")["snapshots"]
+    site.login("trainer", "docker stop -t 1 small-web-1; echo mine > gpulab/data/small/notes/starts")
+    gpulab(site, "restore small nothing", status=3)
+    answer(site, f"restore small {made['id']}")
+    notes = site.login("trainer", "cat gpulab/data/small/notes/starts")
+    assert "version 1 word one" in notes and "mine" not in notes
+    assert answer(site, "status small")["stacks"][0]["state"] == "healthy"
+    assert [each["id"] for each in answer(site, "snapshot small --list")["snapshots"]] == [made["id"]]
+    assert answer(site, "repair small")["folders"][0]["files"] >= 2
+    assert answer(site, "purge small --yes-delete small", status=3)["finding"]["code"] == "STACK_PURGE_RUNS"
+
+
 def test_a_stack_is_removed_and_its_data_stay(site: Site) -> None:
     gpulab(site, "undeploy small")
     assert site.login("trainer", "docker ps -aq --filter label=com.docker.compose.project=small") == ""
     assert site.login("trainer", "ls gpulab/data/small; ls gpulab/stacks").split() == ["notes", "quickstart"]
     gpulab(site, "undeploy small", status=3)
+    assert answer(site, "purge small", status=3)["finding"]["code"] == "STACK_PURGE_UNCONFIRMED"
+    assert {each["kind"] for each in answer(site, "purge small --check")["going"]} == {"folder", "snapshots"}
+    gpulab(site, "purge small --yes-delete small")
+    assert site.login("trainer", "ls gpulab/data gpulab/snapshots").split() == [
+        "gpulab/data:",
+        "quickstart",
+        "gpulab/snapshots:",
+    ]
 
 
 def test_root_and_a_person_who_mistypes_are_told_what_to_do(site: Site) -> None:
