@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ansible_collections.gpulab.fleet.plugins.module_utils._compose import Project
+from ansible_collections.gpulab.fleet.plugins.module_utils._compose import Project, sync
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import write_atomic
 from ansible_collections.gpulab.fleet.plugins.module_utils._home_record import state_folder
@@ -43,12 +43,13 @@ def synced(home: Path) -> set[str]:
     return set()
 
 
-def record_synced(home: Path, brought: Iterable[str], present: Iterable[str]) -> None:
+def record_synced(project: Project, brought: Iterable[str]) -> None:
     """After a sync of the data root: the images that this run brought in are on the disk.
 
-    No others: one that a power cut damaged before could be among those that are merely present.
+    No others: one that a power cut damaged before could be among those that are merely there.
     """
-    ids = sorted((synced(home) | set(brought)) & set(present))
+    home = project.user.home
+    ids = sorted((synced(home) | set(brought)) & _ids(project))
     if ids != sorted(synced(home)):
         write_atomic(_path(home), (json.dumps({"synced": ids}, indent=1) + "\n").encode(), 0o600, 0o700)
 
@@ -76,10 +77,10 @@ def intact(project: Project, image_id: str) -> bool:
     raise FleetError("STACK_ENGINE_DOWN", f"docker save {image_id[:19]}: {done.stderr.strip()[-300:]}")
 
 
-def damaged(project: Project, images: Iterable[str]) -> list[str]:
-    """Those of these images (ids) that were never synced and are broken."""
+def unread(project: Project, images: Iterable[str]) -> list[str]:
+    """Those of these images (ids) of which it is not known that they are on the disk."""
     known = synced(project.user.home)
-    return [image for image in dict.fromkeys(images) if image not in known and not intact(project, image)]
+    return [image for image in dict.fromkeys(images) if image not in known]
 
 
 # --- taking away -----------------------------------------------------------------------------------------
@@ -130,7 +131,12 @@ def mend(project: Project, images: Iterable[str], check: bool = False) -> list[s
 
     Whoever needs one then finds it missing, and brings it in as on the first day.
     """
-    broken = damaged(project, images)
-    if check or not broken:
+    doubtful = unread(project, images)
+    broken = [image for image in doubtful if not intact(project, image)]
+    if check:
         return [f"remove damaged image {image[:19]}" for image in broken]
-    return discard(project, broken)
+    whole = [image for image in doubtful if image not in broken]
+    if whole:  # read once is enough
+        sync(project.api("/info")["DockerRootDir"])
+        record_synced(project, whole)
+    return discard(project, broken) if broken else []

@@ -71,9 +71,10 @@ class Images:
 
     def _look_again(self) -> None:
         """Puts what was made on disk, because a power cut would leave layers that end half-way, and asks again."""
+        before = self.ids()
         self.here = self.project.images()
         sync(self._data_root())
-        record_synced(self.project.user.home, self.ids())
+        record_synced(self.project, self.ids() - before)
 
     def _data_root(self) -> str:
         return str(self.project.api("/info")["DockerRootDir"])

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import tarfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -155,8 +156,8 @@ def test_an_image_that_a_power_cut_damaged_is_found_and_brought_in_again(host: H
     assert host.call(f"answer(_image_integrity.mend(project, ['{image}']))") == ["remove damaged image cut:1, cut:2"]
     host.shell("docker load -q < cut.tar")
     assert host.call(intact)
-    known = f"_image_integrity.record_synced(user.home, ['{image}'], ['{image}']); "
-    assert host.call(f"{known}answer(_image_integrity.damaged(project, ['{image}']))") == []
+    again = f"_image_integrity.mend(project, ['{image}']); answer(_image_integrity.unread(project, ['{image}']))"
+    assert host.call(again) == [], "found whole, it is not read again"
 
 
 def test_data_of_containers_come_back_from_a_snapshot_and_go_when_the_stack_is_named(host: Host) -> None:
@@ -195,3 +196,28 @@ def test_data_of_containers_come_back_from_a_snapshot_and_go_when_the_stack_is_n
     host.call(f"{head}answer(_stack_purge.purge(project, root, 'notebook'))")
     left = host.shell("ls gpulab/data gpulab/snapshots; docker volume ls -q")
     assert left.split() == ["gpulab/data:", "gpulab/snapshots:"]
+
+
+COMPOSE = """
+services:
+  writer:
+    build: .
+    command: ["open('/work/out', 'w').write('kept'); import time; time.sleep(1e6)"]
+    stop_grace_period: 1s
+    volumes: ["${WORK:-./data/work}:/work"]
+"""
+
+
+def test_a_deploy_prepares_the_folders_of_a_stack_whose_image_has_its_own_user(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "compose.yml").write_text(COMPOSE)
+    (tmp_path / "Dockerfile").write_text("FROM jovyan\n")
+    (tmp_path / "stack.yml").write_text("data: {WORK: {folder: work}}\nno_health: [writer]\n")
+    host.site.set({**ONE_USER, "gpulab_stacks": {"own": {"user": "trainer", "source": str(tmp_path)}}})
+    place = "/home/trainer/gpulab/data/own/work"
+    foreseen = host.site.run("playbooks/deploy.yml", "--check").ok()
+    assert foreseen.changed
+    done = host.site.run("playbooks/deploy.yml").ok()
+    actions = next(task["result"]["actions"] for task in done.tasks if "actions" in task["result"])
+    assert f"let uid 1000 of the containers write {place}" in actions
+    assert host.shell(f"cat {place}/out; stat -c %u {place}/out; echo mine >> {place}/out") == "kept100999\n"
+    assert host.site.run("playbooks/deploy.yml").ok().changed == []

@@ -20,8 +20,11 @@ class Engine:
         self.images, self.broken, self.held = images, broken, held
         self.read: list[str] = []
         self.env: dict[str, str] = {}
+        self.synced = 0
 
     def api(self, question: str) -> Any:
+        if question == "/info":
+            return {"DockerRootDir": "/nowhere"}
         if question.startswith("/images/json"):
             return [{"Id": image} for image in self.images]
         names, layers = self.images[question.split("/")[2]]
@@ -42,19 +45,31 @@ class Engine:
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
     made = Engine(tmp_path, {"a": (["x:1", "x:2"], ["l1", "l2"]), "b": ([], ["l2"]), "c": (["y:1"], ["l1"])}, "l2")
+
+    def sync(_folder: str) -> None:
+        made.synced += 1
+
     monkeypatch.setattr(_image_integrity, "intact", lambda project, image: project.intact(image))
+    monkeypatch.setattr(_image_integrity, "sync", sync)
     return made
 
 
-def test_what_was_synced_is_not_read_again(engine: Any) -> None:
-    assert _image_integrity.damaged(engine, ["a", "c", "a"]) == ["a"]
-    assert engine.read == ["a", "c"]
-    _image_integrity.record_synced(engine.user.home, ["c"], ["a", "c"])
-    assert _image_integrity.damaged(engine, ["a", "c"]) == ["a"], "one that somebody else brought may be damaged"
-    _image_integrity.record_synced(engine.user.home, ["a"], ["a", "c"])
-    assert _image_integrity.damaged(engine, ["a", "c"]) == []
-    _image_integrity.record_synced(engine.user.home, [], ["c"])
-    assert _image_integrity.damaged(engine, ["a", "c"]) == ["a"], "an image that went and came back is a new one"
+def test_what_is_whole_is_read_once(engine: Any) -> None:
+    engine.broken = ""
+    assert _image_integrity.mend(engine, ["a", "c", "a"], check=True) == []
+    assert _image_integrity.mend(engine, ["a", "c", "a"]) == []
+    assert engine.read == ["a", "c", "a", "c"], "a look in check mode notes nothing down"
+    assert _image_integrity.mend(engine, ["a", "c"]) == []
+    assert len(engine.read) == 4
+    assert engine.synced == 1
+
+
+def test_what_a_run_brought_in_is_not_read_and_the_rest_is(engine: Any) -> None:
+    _image_integrity.record_synced(engine, ["c"])
+    assert _image_integrity.unread(engine, ["a", "c"]) == ["a"], "one that somebody else brought may be damaged"
+    del engine.images["c"]
+    _image_integrity.record_synced(engine, [])
+    assert _image_integrity.unread(engine, ["c"]) == ["c"], "an image that went and came back is a new one"
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"synced": 5}', "{"])

@@ -1,0 +1,64 @@
+"""Room on the disk is asked for before an image is brought in, built or fetched; never for one that is here."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.gpulab.fleet.plugins.module_utils import _disk_room, _release_images
+from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.gpulab.fleet.plugins.module_utils._release_images import Images
+from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
+
+
+class Engine:
+    """Has one image, and a disk that is as full as the test says."""
+
+    user = Account("u", 1, 1, Path("/nowhere"))
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def images(self) -> dict[str, str]:
+        return {"here:1": "sha256:1"}
+
+    def api(self, question: str) -> dict[str, Any]:
+        assert question == "/info"
+        return {"DockerRootDir": str(self.folder)}
+
+
+def never(*_arguments: str) -> subprocess.CompletedProcess[str]:
+    raise AssertionError("the disk is full")
+
+
+@pytest.fixture
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Images:
+    monkeypatch.setattr(_disk_room, "free", lambda _path: (1 << 30, 1 << 40))
+    monkeypatch.setattr(_release_images, "mend", lambda *_arguments: [])
+    project: Any = Engine(tmp_path)
+    return Images(project, "s", False, never)
+
+
+@pytest.mark.parametrize(
+    ("services", "builds"), [({"a": {"image": "gone:1"}}, {}), ({"a": {"build": {"context": "."}}}, {"a": "digest"})]
+)
+def test_a_full_disk_is_said_before_anything_is_made(
+    images: Images, services: dict[str, Any], builds: dict[str, str]
+) -> None:
+    with pytest.raises(FleetError) as caught:
+        images.find(services, builds, [])
+    assert caught.value.code == "STACK_DISK_ROOM"
+    assert "1.0 GiB of 1.0 TiB" in caught.value.detail
+
+
+def test_an_archive_needs_room_of_its_size(images: Images, tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(b"x" * 10)
+    with (tmp_path / "a.tar").open("rb") as file, pytest.raises(FleetError, match=r"10 B are needed"):
+        images.bring_in([{"name": "a:1", "sha256": "cafe"}], {"a:1": file.fileno()})
+
+
+def test_what_is_here_needs_none(images: Images) -> None:
+    images.find({"a": {"image": "here:1"}}, {}, [])
+    assert images.found == {"a": ("sha256:1", "")}
