@@ -21,7 +21,7 @@ def lines(name: str, user: str, result: Mapping[str, Any], check: bool = False) 
     text = wrapped("", f"{head}{release}in {result['folder']}")
     width = max(len(each["service"]) for each in result["services"])
     for each in result["services"]:
-        state = each["status"] if each["health"] == "none" else each["health"]
+        state = each["status"] if each["health"] in (None, "none") else each["health"]  # without a health check
         facts = [*(where["address"] for where in each["addresses"]), *result["gpus"].get(each["service"], [])]
         text += wrapped(f"  {each['service']:{width}}  {state:7}  ", ", ".join(facts))
     return [line.rstrip() for line in text]

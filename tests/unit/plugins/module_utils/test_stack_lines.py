@@ -9,7 +9,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._stack_lines import l
 GPU = "GPU-00000000-0000-0000-0000-000000000000"
 
 
-def service(name: str, *addresses: str, health: str = "healthy") -> dict[str, Any]:
+def service(name: str, *addresses: str, health: str | None = "healthy") -> dict[str, Any]:
     where = [{"address": address, "container_port": 8000} for address in addresses]
     return {"service": name, "status": "running", "health": health, "addresses": where}
 
@@ -24,12 +24,17 @@ def result(*services: Any, actions: Any = (), gpus: Any = None) -> dict[str, Any
 
 
 def test_where_it_listens_and_which_gpus_it_has() -> None:
-    up = result(service("sim", "127.0.0.1:8001"), service("training", health="none"), gpus={"training": [GPU]})
+    up = result(service("sim", "127.0.0.1:8001"), service("training", health=None), gpus={"training": [GPU]})
     assert lines("q", "ann", up) == [
         "q (ann): in /home/ann/gpulab/stacks/q",
         "  sim       healthy  127.0.0.1:8001",
         f"  training  running  {GPU}",
     ]
+
+
+def test_a_service_without_a_health_check_is_what_its_container_is() -> None:
+    for health in (None, "none"):
+        assert lines("q", "ann", result(service("sim", health=health)))[1] == "  sim  running"
 
 
 def test_many_gpus_take_a_line_each() -> None:
