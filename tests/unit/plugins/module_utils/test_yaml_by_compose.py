@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -16,13 +15,10 @@ STACKS = sorted((Path(__file__).parents[4] / "stacks").glob("*/stack.yml"))
 
 
 def compose(argv: list[str], folder: Path, text: str) -> subprocess.CompletedProcess[str]:
-    """Merges the files that it is given as Compose does, and fails with the line as it does."""
-    assert argv[argv.index("--profile") + 1] == "*"
+    """Reads what it is given as Compose does, and fails with the line as it does."""
     assert "--no-interpolate" in argv
-    whole: dict[str, Any] = {}
     try:
-        for file in [argv[i + 1] for i, word in enumerate(argv) if word == "-f"]:
-            whole.update(yaml.safe_load(text if file == "-" else Path(file).read_text(encoding="utf-8")) or {})
+        whole = {key: value for key, value in yaml.safe_load(text).items() if value is not None}
     except yaml.MarkedYAMLError as error:
         assert error.problem_mark
         return subprocess.CompletedProcess(argv, 15, "", f"yaml: line {error.problem_mark.line + 1}: no\n")
@@ -68,13 +64,22 @@ def test_a_folder_without_one(tmp_path: Path) -> None:
 
 def test_whose_mistake_it_is(tmp_path: Path) -> None:
     with pytest.raises(FleetError) as error:
-        reader.read(folder(tmp_path, "a: 1\nb: [\n"), compose)
+        reader.read(folder(tmp_path, "a: 1\nb: ]\n"), compose)
     assert error.value.code == "STACK_INVALID"
-    assert "stack.yml: yaml: line 3" in error.value.detail
+    assert "stack.yml: yaml: line 2" in error.value.detail
     with pytest.raises(FleetError) as error:
-        reader.read(folder(tmp_path, "a: 1\n", "services: [\n"), compose)
+        reader.read(folder(tmp_path, "a: 1\n", "services:\n  a: ]\n"), compose)
     assert error.value.code == "STACK_COMPOSE_INVALID"
-    assert "compose.yml: yaml: line" in error.value.detail
+    assert "compose.yml: yaml: line 2" in error.value.detail
+    for nothing in ("", "- a\n"):
+        with pytest.raises(FleetError, match="not a mapping with services"):
+            reader.read(folder(tmp_path, None, nothing), compose)
+
+
+def test_nothing_is_filled_in(tmp_path: Path) -> None:
+    text = "services:\n  a: {image: '${I:-i}', volumes: ['${LOGS:-./logs}:/logs:ro'], ports: ['${P}:1']}\n"
+    config, _ = reader.read(folder(tmp_path, None, text), compose)
+    assert config == yaml.safe_load(text)
 
 
 @pytest.mark.parametrize(
