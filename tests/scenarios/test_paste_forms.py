@@ -7,13 +7,19 @@ The expectations here are the table in docs/gpu-forms.md.
 from __future__ import annotations
 
 import base64
+import json
+import time
+import zipfile
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.gpulab.fleet.plugins.plugin_utils import _command_archive
 
 from .conftest import Hosts
-from .site import Site
+from .site import ROOT, Site
 
 WORKS = "works"
 REFUSED = "refused"
@@ -126,6 +132,127 @@ def test_who_has_no_gpus_has_no_such_runtime(engine: tuple[str, Site]) -> None:
     _, site = engine
     runtimes = site.login("bare", "docker info --format '{{json .Runtimes}}'")
     assert '"runc"' in runtimes and '"nvidia"' not in runtimes
+
+
+# What a stack's Compose file is made into (docs/compose-files.md), on the same hosts.
+
+FOLDER = "/home/trainer/adapt"
+PROGRAM = "/home/trainer/adapt.pyz"
+
+
+@pytest.fixture(scope="module")
+def adapting(engine: tuple[str, Site], tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """The host with the collection's reader and adapter of Compose files on it."""
+    _, site = engine
+    archive = tmp_path_factory.mktemp("adapt") / "adapt.pyz"
+    program = Path(__file__).with_name("adapt_on_host.py")
+    texts: dict[str, str] = {}
+    for name in _command_archive.imported(program.read_text(encoding="utf-8")):
+        texts |= _command_archive.parts(name)
+    packages = _command_archive.PACKAGE.split(".")
+    with zipfile.ZipFile(archive, "w") as made:
+        made.write(program, "__main__.py")
+        for depth in range(len(packages)):
+            made.writestr("/".join([*packages[: depth + 1], "__init__.py"]), "")
+        for name, text in texts.items():
+            made.writestr(f"{'/'.join(packages)}/{name}.py", text)
+    site.ad_hoc("gpu_hosts", "-m", "ansible.builtin.copy", "-a", f"src={archive} dest={PROGRAM} mode=0644")
+    for stack in ("quickstart", "openpi"):
+        source = ROOT / "stacks" / stack
+        for name in ("compose.yml", "stack.yml"):
+            put(site, f"/home/trainer/{stack}/{name}", (source / name).read_text(encoding="utf-8"))
+    return site
+
+
+def put(site: Site, path: str, text: str) -> None:
+    packed = base64.b64encode(text.encode()).decode()
+    site.login("trainer", f"mkdir -p {path.rpartition('/')[0]}; echo {packed} | base64 -d > {path}")
+
+
+def adapted(site: Site, services: dict[str, Any], publish: dict[str, list[int]]) -> dict[str, Any]:
+    site.login("trainer", f"cd {FOLDER} && docker compose -f adapted.yml down -t 0; rm -rf {FOLDER}", check=False)
+    put(site, f"{FOLDER}/compose.yml", yaml.safe_dump({"services": services}))
+    said = site.login("trainer", f"python3 {PROGRAM} up {FOLDER} {UUID}1 {json.dumps(json.dumps(publish))} 2>&1")
+    answer: dict[str, Any] = json.loads(said)
+    return answer
+
+
+def logs(site: Site, wanted: str) -> str:
+    """The services' output, as soon as the wanted text is in it."""
+    deadline = time.monotonic() + 20
+    while True:
+        said = site.login("trainer", f"cd {FOLDER}; docker compose -f adapted.yml logs --no-log-prefix 2>&1")
+        if wanted in said or time.monotonic() > deadline:
+            return said
+        time.sleep(0.5)
+
+
+@pytest.mark.parametrize("form", [form for form, _ in COMPOSE])
+def test_a_stack_may_ask_in_any_form(adapting: Site, form: str) -> None:
+    """Those that are refused or silent above as well."""
+    image, python = adapting.probe()
+    look = WHICH.replace("sys.stdout.write(repr(", "print((")  # a line that does not end is not in the log
+    service = {"image": image, "network_mode": "none", "entrypoint": [python, "-c", look], **yaml.safe_load(form)}
+    answer = adapted(adapting, {"ask": service}, {})
+    assert answer["asked"]["ask"] in ("all", 1, [0])
+    assert "became a CDI request" in answer["notes"][0]
+    assert "['nvidia1']" in logs(adapting, "nvidia")
+
+
+SERVE = (
+    "import os, _socket as S, sys\ns = S.socket(); s.bind(('0.0.0.0', 8000)); s.listen(5)\n"
+    "while True: S.socket(fileno=s._accept()[0]).send(b'policy of ' + os.environ.get('WHO', '?').encode() + bytes([10]))"
+)
+ASK = (
+    "import os, time, _socket as S\nwhile True:\n try:\n  s = S.socket(); s.connect(('127.0.0.1', 8000)); break\n"
+    " except OSError: time.sleep(0.2)\n"
+    "print('answer:', s.recv(99).decode().strip(), sorted(n for n in os.listdir('/dev') if n[6:].isdigit()), flush=True)\n"
+    "time.sleep(60)"
+)
+
+
+def robot(adapting: Site) -> dict[str, Any]:
+    """A policy server and a simulator as robotics projects write them: the host's network, privileged, all GPUs."""
+    image, python = adapting.probe()
+    return {
+        "server": {
+            "image": image, "entrypoint": [python, "-c", SERVE], "network_mode": "host", "init": True, "tty": True,
+            "volumes": ["$PWD:/app", "~/.cache/policy:/assets"], "environment": ["SERVER_ARGS", "WHO=pi"],
+            "deploy": {"resources": {"reservations": {"devices": [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]}}},
+        },
+        "simulator": {
+            "image": image, "entrypoint": [python, "-c", ASK], "network_mode": "host", "privileged": True, "pid": "host",
+            "ipc": "host", "depends_on": ["server"], "runtime": "nvidia", "environment": {"NVIDIA_VISIBLE_DEVICES": "all"},
+            "ulimits": {"memlock": -1, "stack": 67108864}, "mem_limit": "8g", "cpus": 1.5, "pids_limit": 4096,
+        },
+    }  # fmt: skip
+
+
+def test_services_on_the_hosts_network_reach_each_other_and_are_reached(adapting: Site) -> None:
+    answer = adapted(adapting, robot(adapting), {"server": [8000]})
+    assert answer["asked"] == {"server": 1, "simulator": "all"}
+    assert "answer: policy of pi ['nvidia1']" in logs(adapting, "answer:"), "and only the GPU that was handed out"
+    ask = "import socket; print(socket.create_connection(('127.0.0.1', 8000)).recv(99))"
+    assert "policy of pi" in adapting.login("trainer", f'python3 -c "{ask}"')
+
+
+def test_what_cannot_run_is_said_before_anything_starts(adapting: Site) -> None:
+    services = robot(adapting)
+    services["server"]["devices"] = ["/dev/ttyUSB9:/dev/ttyUSB9"]
+    with pytest.raises(AssertionError, match="/dev/ttyUSB9 is not on this host"):
+        adapted(adapting, services, {"server": [8000]})
+    del services["server"]["devices"]
+    with pytest.raises(AssertionError, match="STACK_HOST_NETWORK"):
+        adapted(adapting, services, {})
+    assert adapting.login("trainer", "docker ps -aq --filter label=com.docker.compose.project=adapt") == ""
+
+
+def test_compose_reads_the_shipped_stacks_as_pyyaml_does(adapting: Site) -> None:
+    said = adapting.login("trainer", f"python3 {PROGRAM} read /home/trainer/quickstart /home/trainer/openpi")
+    for stack, (compose, described) in zip(("quickstart", "openpi"), json.loads(said), strict=True):
+        folder = ROOT / "stacks" / stack
+        assert compose == yaml.safe_load((folder / "compose.yml").read_text(encoding="utf-8")), stack
+        assert described == yaml.safe_load((folder / "stack.yml").read_text(encoding="utf-8")), stack
 
 
 def test_nothing_is_left_to_do(engine: tuple[str, Site]) -> None:
