@@ -31,9 +31,15 @@ def deploy(user: Account, options: argparse.Namespace) -> dict[str, Any]:
     stacks = find(user)
     place = stacks.get(name) or Place(user, user.home / DEFAULT_ROOT, name)
     prepare(user)
+    release = place.store.current()
+    if release and source.record is not None and wish == Wish(why=wish.why):
+        # Of a copy that was kept, and nothing else is wanted: that it runs.
+        return plain(transaction(place, options.check).rollback(release.id))
     plan, notes = make(user, place.store, source, wish)
-    result = plain(transaction(place, options.check).deploy(plan, Handed()))
-    return {**result, "notes": [*notes, *result["notes"]]}
+    result = transaction(place, options.check).deploy(plan, Handed())
+    if "needs" in result:
+        raise FleetError("STACK_IMAGE_MISSING", ", ".join(result["needs"].get("archives") or result["needs"]))
+    return {**plain(result), "notes": [*notes, *result["notes"]]}
 
 
 def choose(user: Account, target: str, name: str | None) -> tuple[str, Source]:

@@ -40,7 +40,7 @@ class Wish:
     """What was typed."""
 
     settings: Mapping[str, str] = field(default_factory=dict)
-    unset: Sequence[str] = ()
+    unset: Sequence[str] = field(default_factory=list)
     gpus: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, Path] = field(default_factory=dict)
     mutable: bool = False
@@ -127,6 +127,8 @@ def make(user: Account, store: Store, source: Source, wish: Wish) -> tuple[Plan,
     parts = of_definition(defined, described=given is not None)
     if current and current.sharing != "exclusive":  # the site's choice
         parts["sharing"] = current.sharing
+    if current and source.record is not None:
+        parts |= chosen_by_site(current, parts)
     plan = Plan(
         settings=chosen,
         gpus=asked,
@@ -140,6 +142,18 @@ def make(user: Account, store: Store, source: Source, wish: Wish) -> tuple[Plan,
         **parts,
     )
     return plan, tree.notes
+
+
+def chosen_by_site(current: Release, parts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the inventory may have added to a stack that it deployed: it is in the release and in no file here."""
+    silent = [name for name, service in current.services.items() if not service.health and not service.one_off]
+    runs = {name: "" for name, service in current.services.items() if service.one_off}
+    return {
+        "profiles": list(dict.fromkeys([*parts["profiles"], *current.profiles])),
+        "checks": current.checks or parts["checks"],
+        "runs": {**runs, **parts["runs"]},
+        "no_health": None if parts["no_health"] is None else sorted({*parts["no_health"], *silent}),
+    }
 
 
 def settings(name: str, defined: Mapping[str, Any], current: Release | None, wish: Wish) -> dict[str, Any]:

@@ -223,3 +223,43 @@ def test_a_name_that_is_none(user: Account) -> None:
     made = Store(user.home / "gpulab", "Robot Arm")
     with pytest.raises(FleetError, match="choose one with --name"):
         _gpulab_plan.make(user, made, _gpulab_plan.of_folder(user.home / "robot"), Wish())
+
+
+def test_what_the_inventory_had_added_goes_on(user: Account) -> None:
+    once = {"image": "z", "image_id": "", "tag": "", "one_off": True}
+    silent = {"image": "y", "image_id": "", "tag": "", "health": False}
+    services = {"training": {**silent, "health": True}, "web": silent, "once": once}
+    made = store(user, services=services, profiles=["gpu"], checks=[{"url": "http://x"}])
+    kept = made.files / "f1"
+    kept.mkdir(parents=True)
+    for name in ("compose.yml", "stack.yml"):
+        (kept / name).write_text((user.home / "robot" / name).read_text())
+    source = _gpulab_deploy.choose(user, "robot", None)[1]
+    plan = _gpulab_plan.make(user, made, source, Wish(settings={"EPOCHS": "8"}))[0]
+    assert (plan.profiles, plan.checks, plan.runs) == (["gpu"], [{"url": "http://x"}], {"once": ""})
+    assert plan.no_health == ["web"] and plan.settings["EPOCHS"] == "8"
+
+
+def test_a_stack_by_name_with_nothing_new_only_has_to_run(user: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = store(user)
+    (made.files / "f1").mkdir(parents=True)
+    (made.files / "f1/compose.yml").write_text(json.dumps(COMPOSE))
+    asked: list[Any] = []
+
+    class Fake:
+        def __init__(self, *_: Any) -> None: ...
+
+        def rollback(self, release: str) -> dict[str, Any]:
+            asked.append(release)
+            return {"release": release}
+
+        def deploy(self, plan: Any, _handed: Any) -> dict[str, Any]:
+            asked.append(plan)
+            return {"needs": {"archives": ["base:1"]}}
+
+    monkeypatch.setattr(_gpulab_deploy, "transaction", Fake)
+    monkeypatch.setattr(_gpulab_deploy, "prepare", lambda _user: None)
+    typed = ["deploy", "robot"]
+    assert _gpulab_deploy.deploy(user, parser().parse_args(typed))["release"] == "0001" and asked == ["0001"]
+    with pytest.raises(FleetError, match="STACK_IMAGE_MISSING: base:1"):
+        _gpulab_deploy.deploy(user, parser().parse_args([*typed, "--gpus", "web=0"]))
