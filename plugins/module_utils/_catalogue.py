@@ -585,7 +585,7 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         ),
         "remedy": (
             "Run again when no container is running, or stop and start them in one go, with a way back: "
-            "ansible-playbook gpulab.fleet.upgrade -e gpulab_when_busy=proceed (or wait)."
+            "ansible-playbook -i inventory gpulab.fleet.upgrade -e gpulab_when_busy=proceed (or wait)."
         ),
     },
     "WORK_NOT_BACK": {
@@ -1938,7 +1938,7 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "title": "The stack needs a GPU, and this user's GPUs are not proven to work in containers",
         "cause": "The proof failed, was never run, or is of another boot or another CDI spec.",
         "remedy": (
-            "ansible-playbook gpulab.fleet.verify (it says what is wrong); or run the stack without a GPU: "
+            "ansible-playbook -i inventory gpulab.fleet.verify (it says what is wrong); or run the stack without a GPU: "
             "gpulab_stacks.{stack}.gpus: {{SERVICE: 0}}."
         ),
     },
@@ -1978,7 +1978,7 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "error",
         "title": "The engine does not know the GPU that the stack was given",
         "cause": "The user's CDI spec does not describe it, or the engine was started before it could read specs.",
-        "remedy": "ansible-playbook gpulab.fleet.site --limit this host --tags toolkit,proof; then deploy again.",
+        "remedy": "ansible-playbook -i inventory gpulab.fleet.site --limit this host --tags toolkit,proof; then deploy again.",
     },
     "STACK_COMPOSE_INVALID": {
         "layer": "stacks",
@@ -2053,14 +2053,14 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "error",
         "title": "A release is not what it was when it was made",
         "cause": "Somebody has changed or removed files in its folder. What runs still runs.",
-        "remedy": "Go back to another release, or deploy anew: ansible-playbook gpulab.fleet.deploy.",
+        "remedy": "Go back to another release, or deploy anew: ansible-playbook -i inventory gpulab.fleet.deploy.",
     },
     "RELEASE_IMAGE_GONE": {
         "layer": "stacks",
         "severity": "error",
         "title": "An image that a release needs is gone",
         "cause": "Somebody removed it, its tags included (docker image prune -a, docker rmi). What runs still runs.",
-        "remedy": "Deploy anew, which builds or fetches it: ansible-playbook gpulab.fleet.deploy, or gpulab deploy.",
+        "remedy": "Deploy anew, which builds or fetches it: ansible-playbook -i inventory gpulab.fleet.deploy, or gpulab deploy.",
     },
     "STACK_ARCHIVE_INVALID": {
         "layer": "stacks",
@@ -2150,7 +2150,7 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "error",
         "title": "The files of containers cannot be reached as their owners",
         "cause": "They belong to {user}'s subordinate ids, and neither the engine nor rootlesskit gives access to these.",
-        "remedy": "ansible-playbook gpulab.fleet.site --limit this host --tags engine; then try again.",
+        "remedy": "ansible-playbook -i inventory gpulab.fleet.site --limit this host --tags engine; then try again.",
     },
     "STACK_IMAGE_DAMAGED": {
         "layer": "stacks",
@@ -2297,7 +2297,7 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "error",
         "title": "This host has no record of GPUs for this user",
         "cause": "No GPU was given to {user} (gpulab_users.{user}.gpus), or nothing was proven since.",
-        "remedy": "Ask whoever runs this host to run ansible-playbook gpulab.fleet.verify.",
+        "remedy": "Ask whoever runs this host to run ansible-playbook -i inventory gpulab.fleet.verify.",
     },
     "STACK_DOWN_FAILED": {
         "layer": "stacks",

@@ -284,7 +284,8 @@ def judge_bandwidth(
         judged.add("bandwidth", "fail", f"{text}; {ratio:.2f} of the host's", seconds, gpu)
         judged.find("PROOF_BANDWIDTH_LOW", f"{gpu}: {text}; {ratio:.2f} of the host's, below {minimum}", user=user)
     else:
-        judged.add("bandwidth", "pass", f"{text}; {ratio:.2f} of the host's", seconds, gpu)
+        share = f"{ratio:.2f} of the host's" if ratio < 1 else "no less than the host's"
+        judged.add("bandwidth", "pass", f"{text}; {share}", seconds, gpu)
     return judged
 
 

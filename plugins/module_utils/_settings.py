@@ -145,7 +145,7 @@ def _is_pem(value: Any) -> bool:
 
 
 PROXY_ADDRESS = _text_like(r"|https?://[^\s/]+(:\d+)?/?", "an address such as http://proxy.example.org:3128")
-NAMES = Kind(
+NO_PROXY = Kind(
     "a list of names, addresses and networks, or one text with commas between them",
     lambda value: isinstance(value, str) or (isinstance(value, list) and all(isinstance(each, str) for each in value)),
 )
@@ -214,7 +214,7 @@ USER_KEYS: dict[str, Kind] = {
 PROXY_KEYS: dict[str, Kind] = {
     "http": PROXY_ADDRESS,
     "https": PROXY_ADDRESS,
-    "no_proxy": NAMES,
+    "no_proxy": NO_PROXY,
     "ca": CERTIFICATES,
 }
 STACK_KEYS: dict[str, Kind] = {
