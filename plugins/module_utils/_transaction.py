@@ -14,14 +14,19 @@ import contextlib
 import getpass
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.gpulab.fleet.plugins.module_utils import _gpu_holders, _stack_lock
 from ansible_collections.gpulab.fleet.plugins.module_utils import _release_gate as gate
-from ansible_collections.gpulab.fleet.plugins.module_utils._compose import Container, Project
+from ansible_collections.gpulab.fleet.plugins.module_utils._compose import (
+    Container,
+    Project,
+    sorted_streams,
+    tail,
+)
 from ansible_collections.gpulab.fleet.plugins.module_utils._deploy_plan import KEEP, Handed, Plan
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import make_folders
@@ -35,6 +40,9 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._release import (
 from ansible_collections.gpulab.fleet.plugins.module_utils._release_images import outdated_tags, restore_tags
 from ansible_collections.gpulab.fleet.plugins.module_utils._release_make import Made, Making
 from ansible_collections.gpulab.fleet.plugins.module_utils._settle_unit import ensure_unit
+from ansible_collections.gpulab.fleet.plugins.module_utils._stack_places import Part, folders, volumes
+from ansible_collections.gpulab.fleet.plugins.module_utils._stack_purge import purge
+from ansible_collections.gpulab.fleet.plugins.module_utils._stack_snapshot import Snapshot, Snapshots
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
 
 LOCK_WAIT = 10  # seconds to wait for another run on the same stack
@@ -109,8 +117,10 @@ class Transaction:
                 if self.check:
                     self._foresee(made, current)
                     return self.result()
+                if current and plan.snapshot:
+                    self._snapshots().make(self._places(current), current.id, check=True)  # there is room for it
                 release = making.keep(made)
-            self._switch("deploy", current, release)
+            self._switch("deploy", current, release, snapshot=plan.snapshot)
             self._tidy(plan.keep)
             return self.result()
 
@@ -160,7 +170,7 @@ class Transaction:
 
     # --- switching ---------------------------------------------------------------------------------------
 
-    def _switch(self, verb: str, old: Release | None, new: Release, why: str = "") -> None:
+    def _switch(self, verb: str, old: Release | None, new: Release, snapshot: bool = False) -> None:
         project = self.project(new)
         restore_tags(project, new)
         try:
@@ -173,12 +183,14 @@ class Transaction:
         self.store.begin(verb, old.id if old else None, new.id, self.who)
         try:
             self._claim(new)
+            if old and snapshot:
+                self._copy_data(old, f"before release {new.id}")
             self._bring_up(new)
             self.store.committed()
         except BaseException as error:
             self._give_up(verb, old, new, error)
             raise AssertionError("unreachable") from error
-        self._finish(verb, new, why or new.why)
+        self._finish(verb, new, new.why)
 
     def _bring_up(self, release: Release) -> None:
         """Brings a release up, and notes which containers that made or started."""
@@ -264,7 +276,12 @@ class Transaction:
         old = self.store.read(left["from"]) if left.get("from") else None
         new = self.store.read(left["to"]) if left.get("to") else None
         self.done.actions.append(f"settle a {left.get('verb')} that was cut off")
-        if left.get("verb") == "undeploy":
+        if left.get("verb") in ("snapshot", "restore"):
+            self.done.actions += self._snapshots().settle()
+            if old:
+                self._bring_up(old)
+            self.store.end()
+        elif left.get("verb") == "undeploy":
             self._remove(old)
         elif left.get("step") == COMMITTED and new:
             self._finish(left["verb"], new, "settled after it was cut off")
@@ -314,6 +331,69 @@ class Transaction:
         ]
         if missing:
             raise FleetError("RELEASE_INCOMPLETE", f"release {release.id}: {', '.join(missing)}")
+
+    # --- data --------------------------------------------------------------------------------------------
+
+    def _snapshots(self) -> Snapshots:
+        return Snapshots(self.user, self.store.root, self.name)
+
+    def _places(self, release: Release) -> list[Part]:
+        return [*folders(release.data), *volumes(self.project(release))]
+
+    def _copy_data(self, release: Release, why: str) -> Snapshot:
+        """A copy of the data while nothing of the stack writes to them; the services stay stopped."""
+        stopped = self.project(release).compose("--progress", "plain", "stop")
+        if stopped.returncode != 0:
+            said = "".join(sorted_streams(stopped))
+            raise FleetError("STACK_DOWN_FAILED", f"docker compose stop:\n{tail(said, 10)}")
+        made = self._snapshots().make(self._places(release), release.id, why)
+        self.done.actions.append(f"snapshot {made.id}")
+        self.store.note(release.id, f"snapshot {made.id}", self.who, why)
+        return made
+
+    def snapshot(self, why: str = "") -> dict[str, Any]:
+        """A copy of the data of the stack as it is; its services are stopped for it, and started again."""
+        return self._with_stopped(lambda release: self._copy_data(release, why), "snapshot")
+
+    def restore(self, snapshot: str) -> dict[str, Any]:
+        """The data as a snapshot has them; the services are stopped for it, and started again."""
+
+        def work(release: Release) -> None:
+            stopped = self.project(release).compose("--progress", "plain", "stop")
+            if stopped.returncode != 0:
+                raise FleetError("STACK_DOWN_FAILED", tail("".join(sorted_streams(stopped)), 10))
+            self.done.actions += self._snapshots().restore(snapshot)
+            self.store.note(release.id, f"restored {snapshot}", self.who)
+
+        return self._with_stopped(work, "restore", snapshot)
+
+    def _with_stopped(self, work: Callable[[Release], object], verb: str, snapshot: str = "") -> dict[str, Any]:
+        with self._alone(verb):
+            self.project().engine()
+            current = self.store.current()
+            if current is None:
+                raise FleetError("STACK_NOT_DEPLOYED", f"stack {self.name}")
+            self.done.release = current
+            if self.check:
+                checked = self._snapshots().restore(snapshot, check=True) if snapshot else [verb]
+                self.done.actions += checked
+                return self.result()
+            self.store.begin(verb, current.id, current.id, self.who)
+            try:
+                work(current)
+            finally:
+                self._bring_up(current)
+                self.store.end()
+            return self.result()
+
+    def purge(self, typed: str) -> dict[str, Any]:
+        """Deletes the data of a stack that is not deployed any more; typed is its name once more."""
+        with self._alone("purge"):
+            project = self.project()
+            project.engine()
+            found = purge(project, self.store.root, typed, self.check)
+            self.done.actions += found["actions"]
+            return {**self.result(), "going": found["going"]}
 
     # --- undeploy ----------------------------------------------------------------------------------------
 
