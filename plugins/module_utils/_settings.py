@@ -166,6 +166,8 @@ VARIABLES: dict[str, Kind] = {
     "gpulab_stack": ANY_TEXT,
     "gpulab_release": ANY_TEXT,
     "gpulab_why": ANY_TEXT,
+    "gpulab_copy": ANY_TEXT,
+    "gpulab_purge": ANY_TEXT,
     "gpulab_gpu_shares": _one_of("cooperative", "enforced"),
     "gpulab_proxy": MAPPING,
     "gpulab_hold": SWITCH,

@@ -14,7 +14,7 @@ import contextlib
 import getpass
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,6 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._release_images impor
 from ansible_collections.gpulab.fleet.plugins.module_utils._release_make import Made, Making
 from ansible_collections.gpulab.fleet.plugins.module_utils._settle_unit import ensure_unit
 from ansible_collections.gpulab.fleet.plugins.module_utils._stack_places import Part, folders, volumes
-from ansible_collections.gpulab.fleet.plugins.module_utils._stack_purge import purge
 from ansible_collections.gpulab.fleet.plugins.module_utils._stack_snapshot import Snapshot, Snapshots
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
 
@@ -350,50 +349,6 @@ class Transaction:
         self.done.actions.append(f"snapshot {made.id}")
         self.store.note(release.id, f"snapshot {made.id}", self.who, why)
         return made
-
-    def snapshot(self, why: str = "") -> dict[str, Any]:
-        """A copy of the data of the stack as it is; its services are stopped for it, and started again."""
-        return self._with_stopped(lambda release: self._copy_data(release, why), "snapshot")
-
-    def restore(self, snapshot: str) -> dict[str, Any]:
-        """The data as a snapshot has them; the services are stopped for it, and started again."""
-
-        def work(release: Release) -> None:
-            stopped = self.project(release).compose("--progress", "plain", "stop")
-            if stopped.returncode != 0:
-                raise FleetError("STACK_DOWN_FAILED", tail("".join(sorted_streams(stopped)), 10))
-            self.done.actions += self._snapshots().restore(snapshot)
-            self.store.note(release.id, f"restored {snapshot}", self.who)
-
-        return self._with_stopped(work, "restore", snapshot)
-
-    def _with_stopped(self, work: Callable[[Release], object], verb: str, snapshot: str = "") -> dict[str, Any]:
-        with self._alone(verb):
-            self.project().engine()
-            current = self.store.current()
-            if current is None:
-                raise FleetError("STACK_NOT_DEPLOYED", f"stack {self.name}")
-            self.done.release = current
-            if self.check:
-                checked = self._snapshots().restore(snapshot, check=True) if snapshot else [verb]
-                self.done.actions += checked
-                return self.result()
-            self.store.begin(verb, current.id, current.id, self.who)
-            try:
-                work(current)
-            finally:
-                self._bring_up(current)
-                self.store.end()
-            return self.result()
-
-    def purge(self, typed: str) -> dict[str, Any]:
-        """Deletes the data of a stack that is not deployed any more; typed is its name once more."""
-        with self._alone("purge"):
-            project = self.project()
-            project.engine()
-            found = purge(project, self.store.root, typed, self.check)
-            self.done.actions += found["actions"]
-            return {**self.result(), "going": found["going"]}
 
     # --- undeploy ----------------------------------------------------------------------------------------
 

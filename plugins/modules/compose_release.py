@@ -99,11 +99,20 @@ options:
       - V(absent) stops the stack and removes its releases. Data folders and volumes stay.
       - V(rolled_back) brings O(release) up again, or the release before the current one, without building or
         fetching anything.
+      - V(restored) puts the data back as O(copy) has them; the services are stopped for it, and started again.
     type: str
-    choices: [present, absent, rolled_back]
+    choices: [present, absent, rolled_back, restored]
     default: present
   release:
     description: The release to go back to with O(state=rolled_back), such as V("0003").
+    type: str
+  copy:
+    description: The copy of the data to put back with O(state=restored); C(gpulab snapshot --list STACK) names them.
+    type: str
+  purge:
+    description:
+      - With O(state=absent), deletes the stack's data, volumes and snapshots for good. It has to be the stack's name once
+        more; with anything else the error lists what would go, and how large it is.
     type: str
   keep:
     description: How many releases are kept for going back, the current one included.
@@ -235,9 +244,12 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpulab.fleet.plugins.module_utils._deploy_plan import KEEP, Handed, Plan
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from_error, message
+from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_copies import restore
+from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_stacks import Place
 from ansible_collections.gpulab.fleet.plugins.module_utils._stack_lines import lines
-from ansible_collections.gpulab.fleet.plugins.module_utils._transaction import Transaction
-from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import account, as_user
+from ansible_collections.gpulab.fleet.plugins.module_utils._stack_purge import purge
+from ansible_collections.gpulab.fleet.plugins.module_utils._transaction import Transaction, stacks_root
+from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account, account, as_user
 
 SPEC = {
     "name": {"type": "str", "required": True},
@@ -255,8 +267,10 @@ SPEC = {
         "options": {"name": {"type": "str", "required": True}, "archive": {"type": "path", "required": True}},
     },
     "secrets": {"type": "dict", "default": {}, "no_log": True},
-    "state": {"type": "str", "choices": ["present", "absent", "rolled_back"], "default": "present"},
+    "state": {"type": "str", "choices": ["present", "absent", "rolled_back", "restored"], "default": "present"},
     "release": {"type": "str"},
+    "copy": {"type": "str"},
+    "purge": {"type": "str"},
     "keep": {"type": "int", "default": KEEP},
     "why": {"type": "str", "default": ""},
     "who": {"type": "str"},
@@ -281,21 +295,42 @@ def handed_over(params: dict[str, Any]) -> Handed:
     return Handed(os.open(made["bundle"], os.O_RDONLY) if "bundle" in made else None, archives)
 
 
+def act(params: dict[str, Any], user: Account, handed: Handed, check: bool) -> dict[str, Any]:
+    """The verb that state names, as the user."""
+    name, state = params["name"], params["state"]
+    stack = Transaction(user, params["root"], name, check=check, who=params["who"] or "")
+    if state == "present":
+        return stack.deploy(plan_of(params), handed)
+    if state == "rolled_back":
+        return stack.rollback(params["release"])
+    if state == "restored":
+        restored = restore(Place(user, stacks_root(user, params["root"]), name), params["copy"], check)
+        return {**stack.status(), "actions": restored["actions"], "changed": True}
+    result = stack.undeploy()
+    if params["purge"] is None:
+        return result
+    gone = purge(stack.project(), stacks_root(user, params["root"]), params["purge"], check)
+    return {
+        **result,
+        "actions": [*result["actions"], *gone["actions"]],
+        "changed": result["changed"] or gone["changed"],
+    }
+
+
 def main() -> None:
     module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
     params = module.params
     state = params["state"]
     if state == "present" and not params["plan"]:
         module.fail_json(msg="this module works as a task of a play only: a part of it runs on the controller")
+    if state == "restored" and not params["copy"]:
+        module.fail_json(msg="state=restored needs copy: gpulab snapshot --list STACK names them")
     try:
         user = account(params["user"])
         handed = handed_over(params)
 
         def work() -> dict[str, Any]:
-            stack = Transaction(user, params["root"], params["name"], check=module.check_mode, who=params["who"] or "")
-            if state == "present":
-                return stack.deploy(plan_of(params), handed)
-            return stack.rollback(params["release"]) if state == "rolled_back" else stack.undeploy()
+            return act(params, user, handed, module.check_mode)
 
         result = work() if os.geteuid() == user.uid else as_user(user, work)
     except FleetError as error:

@@ -54,6 +54,8 @@ def test_shared_variables_are_described_alike_everywhere() -> None:
         "gpulab_stack",
         "gpulab_release",
         "gpulab_why",
+        "gpulab_copy",
+        "gpulab_purge",
         "gpulab_gpus_expected",
         "gpulab_gpu_shares",
         "gpulab_proxy",
