@@ -125,9 +125,10 @@ class Making:
         return whole and (self.plan.mutable or files.have_tree(self.store, self.plan))
 
     def _proven(self) -> tuple[list[str], list[str]]:
-        """The user's proven GPUs, as far as they are known; that they are is not asked where no service wants one."""
-        with contextlib.suppress(FleetError):
-            return _stack_gpus.proven(self.user.name)
+        """The user's proven GPUs, where a service may want one: they make no difference to the others."""
+        if any(_stack_gpus.wanted(request) for request in self.plan.gpus.values()):
+            with contextlib.suppress(FleetError):  # a profile that is off needs none: _assign knows what there is
+                return _stack_gpus.proven(self.user.name)
         return [], []
 
     @contextlib.contextmanager
