@@ -63,9 +63,10 @@ def look(folder: Path, compose: Any = None, compose_folder: str = "", hide: Iter
     notes: list[str] = []
     git = is_checkout(folder)
     names = sorted(_git_files(folder, notes) if git else _all_files(folder))
+    known = set(names)
     files: dict[str, dict[str, Any]] = {}
     for name in names:
-        for path in _followed(folder, name, set(names), notes):
+        for path in _followed(folder, name, known, notes):
             files[path] = _entry(folder / path)
     contexts = _dockerignore.builds(compose, compose_folder) if compose else None
     if contexts:
