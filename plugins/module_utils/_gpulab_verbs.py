@@ -17,7 +17,6 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from_error
 from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_stacks import Place, find
 from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_text import cut, table, width
-from ansible_collections.gpulab.fleet.plugins.module_utils._stack_snapshot import Snapshots
 from ansible_collections.gpulab.fleet.plugins.module_utils._transaction import Transaction
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
 from ansible_collections.gpulab.fleet.plugins.module_utils._working_tree import rollback_words, state
@@ -71,8 +70,7 @@ def settle(user: Account) -> dict[str, Any]:
     for name, place in places.items():
         entry: dict[str, Any] = {"stack": name, "actions": [], "finding": None}
         try:
-            # Data that were being put back come first: what runs writes to them.
-            entry["actions"] = Snapshots(user, place.root, name).settle() + transaction(place).settle()["actions"]
+            entry["actions"] = transaction(place).settle()["actions"]
         except FleetError as error:
             entry["finding"] = from_error(error, user=user.name, stack=name)
         stacks.append(entry)

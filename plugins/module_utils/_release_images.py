@@ -29,7 +29,12 @@ Compose = Callable[..., Any]
 
 def tag_of(stack: str, service: str, image_id: str) -> str:
     """The tag that keeps an image for as long as a release needs it: by content, the same for releases that share it."""
-    return f"gpulab/{stack}-{service.lower()}:{image_id.rpartition(':')[2][:12]}"
+    return f"{_repository(f'{stack}-{service.lower()}')}:{image_id.rpartition(':')[2][:12]}"
+
+
+def _repository(name: str) -> str:
+    """A name that an image may have: it knows one mark between letters and digits at a time, and none at the end."""
+    return "gpulab/" + re.sub(r"[^a-z0-9]+", "-", name).strip("-")
 
 
 @dataclass
@@ -178,7 +183,7 @@ def restore_tags(project: Project, release: Release) -> None:
 
 def outdated_tags(store: Store, here: Mapping[str, str]) -> list[str]:
     """This stack's own tags that no kept release needs."""
-    ours = re.compile(rf"gpulab/{re.escape(store.name)}-[^:/]+:[0-9a-f]{{12}}")
+    ours = re.compile(rf"{re.escape(_repository(store.name))}-[^:/]+:[0-9a-f]{{12}}")
     needed = {service.tag for release in store.all() for service in release.services.values()}
     others = {  # `a` has `a-b-c:…` of its stack `a-b` in its pattern, too
         service.tag

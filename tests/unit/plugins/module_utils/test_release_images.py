@@ -62,3 +62,15 @@ def test_an_archive_needs_room_of_its_size(images: Images, tmp_path: Path) -> No
 def test_what_is_here_needs_none(images: Images) -> None:
     images.find({"a": {"image": "here:1"}}, {}, [])
     assert images.found == {"a": ("sha256:1", "")}
+
+
+@pytest.mark.parametrize(
+    ("stack", "service", "tag"),
+    [
+        ("robot", "web", "gpulab/robot-web:0123456789ab"),
+        ("a_", "Web_1", "gpulab/a-web-1:0123456789ab"),
+        ("a--b", "x.y", "gpulab/a-b-x-y:0123456789ab"),
+    ],
+)
+def test_a_tag_is_a_name_that_an_image_may_have(stack: str, service: str, tag: str) -> None:
+    assert _release_images.tag_of(stack, service, "sha256:0123456789abcdef") == tag
