@@ -59,14 +59,17 @@ def find(source: str, base: Path) -> Path:
 def make_plan(name: str, folder: Path, args: Mapping[str, Any]) -> dict[str, Any]:
     """What the host's part needs to know of the folder, with the site's settings held against it."""
     defined, gpus = judge(name, folder, args)
+    archives = [describe_archive(image) for image in args.get("images") or []]
+    kind = "folder" if "/" in str(args.get("source") or "") else "catalogue"
     return {
         **of_definition(defined, (folder / STACK).exists()),
         "settings": _stack.settings(name, defined, args.get("settings") or {}),
         "gpus": gpus,
         "files": _stack_files.shipped(folder),
-        "archives": [describe_archive(image) for image in args.get("images") or []],
+        "archives": archives,
         "wait_timeout": int(defined["wait_timeout"]),
-        "source": {"kind": "folder" if "/" in str(args.get("source") or "") else "catalogue", "path": str(folder)},
+        # With its archives: who deploys it again on the host has only the release to know them from.
+        "source": {"kind": kind, "path": str(folder), "archives": archives},
     }
 
 

@@ -229,14 +229,17 @@ def test_what_the_inventory_had_added_goes_on(user: Account) -> None:
     once = {"image": "z", "image_id": "", "tag": "", "one_off": True}
     silent = {"image": "y", "image_id": "", "tag": "", "health": False}
     services = {"training": {**silent, "health": True}, "web": silent, "once": once}
-    made = store(user, services=services, profiles=["gpu"], checks=[{"url": "http://x"}])
+    archives = [{"name": "base:1", "kind": "load", "sha256": "f" * 64, "archive": "/controller/base.tar"}]
+    source = {"kind": "catalogue", "path": "/controller/robot", "archives": archives}
+    made = store(user, services=services, profiles=["gpu"], checks=[{"url": "http://x"}], source=source)
     kept = made.files / "f1"
     kept.mkdir(parents=True)
     for name in ("compose.yml", "stack.yml"):
         (kept / name).write_text((user.home / "robot" / name).read_text())
-    source = _gpulab_deploy.choose(user, "robot", None)[1]
-    plan = _gpulab_plan.make(user, made, source, Wish(settings={"EPOCHS": "8"}))[0]
+    found = _gpulab_deploy.choose(user, "robot", None)[1]
+    plan = _gpulab_plan.make(user, made, found, Wish(settings={"EPOCHS": "8"}))[0]
     assert (plan.profiles, plan.checks, plan.runs) == (["gpu"], [{"url": "http://x"}], {"once": ""})
+    assert plan.archives == archives
     assert plan.no_health == ["web"] and plan.settings["EPOCHS"] == "8"
 
 
