@@ -34,6 +34,7 @@ POLL = 0.25
 SAYS = [
     (re.compile(pattern), code)
     for pattern, code in (
+        (r"Cannot connect to the Docker daemon|error during connect", "STACK_ENGINE_DOWN"),
         (r"unresolvable CDI devices|could not select device driver", "STACK_GPU_UNRESOLVED"),
         (r"address already in use|port is already allocated", "STACK_PORT_TAKEN"),
         (r"cannot expose privileged port", "STACK_PORT_PRIVILEGED"),

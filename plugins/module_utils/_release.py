@@ -35,7 +35,8 @@ COMPOSE = "compose.yml"
 DOTENV = ".env"
 LOGS = "logs"
 ID = re.compile(r"\d{4,}")
-SWITCHING, COMMITTED = "switching", "committed"
+HALF = re.compile(r"\.(new-.*|current|.+\.[a-z0-9_]{8})")  # as files.write_atomic and tempfile name things
+PREPARING, SWITCHING, COMMITTED = "preparing", "switching", "committed"
 
 
 def now() -> str:
@@ -188,10 +189,12 @@ class Store:
         if self.salt() != salt:
             write_atomic(self._salt, salt.encode(), 0o600)
 
-    def begin(self, verb: str, old: str | None, new: str | None, who: str) -> None:
+    def begin(
+        self, verb: str, old: str | None, new: str | None, who: str, step: str = SWITCHING, keep: int | None = None
+    ) -> None:
         """From here on a run that dies is settled: the entry is on disk when this returns."""
-        entry = {"schema": SCHEMA, "verb": verb, "from": old, "to": new, "step": SWITCHING, "who": who, "when": now()}
-        self._write_journal(entry)
+        entry = {"schema": SCHEMA, "verb": verb, "from": old, "to": new, "step": step, "who": who, "when": now()}
+        self._write_journal({**entry, "keep": keep})
 
     def committed(self) -> None:
         entry = self.unfinished()
@@ -205,6 +208,8 @@ class Store:
     def end(self) -> None:
         self._journal.unlink(missing_ok=True)
         sync_folder(self.folder)
+        with contextlib.suppress(OSError):  # of a first deploy that was given up before there was a release
+            self.folder.rmdir()
 
     def point(self, release: str | None) -> None:
         """Makes a release the current one, atomically; None for no release at all."""
@@ -224,6 +229,8 @@ class Store:
         make_folders(self.folder)
         with self.history.open("a", encoding="utf-8") as file:
             file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
 
     def fail(self, release: Release, code: str, detail: str) -> None:
         entry = {"when": now(), "code": code, "detail": detail}
@@ -231,21 +238,26 @@ class Store:
 
     # --- keeping and forgetting --------------------------------------------------------------------------
 
-    def outdated(self, keep: int) -> list[Release]:
-        """The releases beyond those that are kept: the current one, `keep` - 1 good ones before it, the newest failed."""
+    def outdated(self, keep: int | None) -> list[Release]:
+        """The releases beyond those that are kept: the current one, `keep` - 1 good ones before it, the newest failed.
+
+        Without `keep`, every good one is.
+        """
         current = self.current()
         everything = self.all()
         good = [each for each in everything if not each.failed and each != current]
         older = [each for each in good if not current or int(each.id) < int(current.id)]
-        kept = {each.id for each in older[len(older) - (keep - 1) :]} if keep > 1 else set()
+        kept = {each.id for each in (good if keep is None else older[max(len(older) - max(keep, 1) + 1, 0) :])}
         failed = [each for each in everything if each.failed and each != current]
         kept |= {each.id for each in failed[-1:]} | ({current.id} if current else set())
         return [each for each in everything if each.id not in kept]
 
     def forget(self, outdated: list[Release]) -> None:
         """Removes releases, and then the trees, mounts and secrets that no release needs any more."""
-        for each in outdated:
-            shutil.rmtree(each.folder, ignore_errors=True)
+        for each in outdated:  # at once or not at all: half a release would be nobody's
+            gone = self.releases / f".new-{each.id}"
+            each.folder.replace(gone)
+            _remove(gone)
         left = self.all()
         needed = {
             self.files: {each.files for each in left},
@@ -256,13 +268,18 @@ class Store:
             for path in folder.iterdir() if folder.is_dir() else []:
                 if path.name not in names:
                     _remove(path)
-        for path in [*self.folder.glob(".new-*"), *self.mounts.glob(".new-*")]:
-            _remove(path)
         if not left:
             self._salt.unlink(missing_ok=True)
         for folder in (self.files, self.mounts, self.secrets, self.releases, self.folder):
             with contextlib.suppress(OSError):  # only where nothing is left
                 folder.rmdir()
+
+    def clear(self) -> None:
+        """Removes what a run that died was just writing beside its place."""
+        for folder in (self.folder, self.mounts, self.secrets, self.releases, *self.releases.glob("*")):
+            for path in folder.glob(".*"):
+                if HALF.fullmatch(path.name):
+                    _remove(path)
 
 
 def _remove(path: Path) -> None:

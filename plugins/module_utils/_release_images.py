@@ -62,6 +62,9 @@ class Images:
         if absent:
             self._refuse_full_disk(sum(os.fstat(files[archive["name"]]).st_size for archive in absent if files))
         began = time.monotonic()
+        # A run that was cut off may have left one under its name alone, and loading does not mend what is there.
+        left = [self.here[name] for each in absent if (name := archives.reference(each["name"])) in self.here]
+        self.actions += mend(self.project, left, self.check)
         for archive in absent:
             self.actions.append(f"import image {archive['name']}")
             if not self.check:

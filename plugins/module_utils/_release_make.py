@@ -138,8 +138,6 @@ class Making:
             folder = Path(tempfile.mkdtemp(prefix="gpulab-"))
         else:
             make_folders(self.store.folder)
-            for left in self.store.folder.glob(".new-*"):
-                shutil.rmtree(left, ignore_errors=True)
             folder = Path(tempfile.mkdtemp(prefix=".new-", dir=self.store.folder))
         try:
             yield folder

@@ -11,6 +11,7 @@ came from, or finishes what was committed already. Everything here runs as the s
 from __future__ import annotations
 
 import contextlib
+import errno
 import getpass
 import shutil
 import time
@@ -33,6 +34,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._files import make_fo
 from ansible_collections.gpulab.fleet.plugins.module_utils._home_record import remember_stacks
 from ansible_collections.gpulab.fleet.plugins.module_utils._release import (
     COMMITTED,
+    PREPARING,
     Release,
     Store,
     unknown_release,
@@ -45,6 +47,8 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._stack_snapshot impor
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
 
 LOCK_WAIT = 10  # seconds to wait for another run on the same stack
+LATER = {"STACK_ENGINE_DOWN", "STACK_DISK_FULL"}  # what keeps a stack from being settled now, and will not for ever
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass
@@ -81,9 +85,16 @@ class Transaction:
         if self.check:
             yield
             return
-        with _stack_lock.held(self.store.stacks, self.name, self.who, verb, LOCK_WAIT):
-            self._settle_unfinished()
-            yield
+        try:
+            with _stack_lock.held(self.store.stacks, self.name, self.who, verb, LOCK_WAIT):
+                self.store.clear()
+                if verb != "undeploy":  # takes away all there is, whatever was under way
+                    self._settle_unfinished()
+                yield
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise FleetError("STACK_DISK_FULL", str(error)) from error
+            raise
 
     # --- deploy ------------------------------------------------------------------------------------------
 
@@ -108,20 +119,30 @@ class Transaction:
             if current and making.is_same(current):
                 self._keep(current)
                 return self.result()
-            with making.scratch() as scratch:
-                made = making.make(scratch, current)
-                self.done.actions += made.actions
-                self.done.seconds.update(made.seconds)
-                self.done.diff, self.done.notes = made.diff, made.notes
-                if self.check:
-                    self._foresee(made, current)
-                    return self.result()
-                if current and plan.snapshot:
-                    self._snapshots().make(self._places(current), current.id, check=True)  # there is room for it
-                release = making.keep(made)
-            self._switch("deploy", current, release, snapshot=plan.snapshot)
-            self._tidy(plan.keep)
+            if self.check:
+                with making.scratch() as scratch:
+                    self._foresee(self._make(making, scratch, current), current)
+                return self.result()
+            self.store.begin("deploy", current.id if current else None, self.store.next_id(), self.who, PREPARING)
+            try:
+                with making.scratch() as scratch:
+                    made = self._make(making, scratch, current)
+                    if current and plan.snapshot:
+                        self._snapshots().make(self._places(current), current.id, check=True)  # there is room for it
+                    release = making.keep(made)
+                self._switch("deploy", current, release, snapshot=plan.snapshot, keep=plan.keep)
+            except BaseException:
+                with contextlib.suppress(FleetError, OSError):
+                    self._forget_prepared()
+                raise
             return self.result()
+
+    def _make(self, making: Making, scratch: Path, current: Release | None) -> Made:
+        made = making.make(scratch, current)
+        self.done.actions += made.actions
+        self.done.seconds.update(made.seconds)
+        self.done.diff, self.done.notes = made.diff, made.notes
+        return made
 
     def _answers(self, project: Project) -> bool:
         try:
@@ -160,8 +181,16 @@ class Transaction:
             return
         restore_tags(project, current)
         gate.refuse_taken_ports(current.ports, containers)
-        self._bring_up(current)
+        self.store.begin("repair", current.id, current.id, self.who)
+        self._claim(current)
+        try:
+            self._bring_up(current)
+        except FleetError as error:
+            if error.code not in LATER:
+                self.store.end()
+            raise
         self.store.note(current.id, "repaired", self.who)
+        self.store.end()
 
     @staticmethod
     def _wait(project: Project, release: Release) -> Sequence[Container]:
@@ -169,17 +198,14 @@ class Transaction:
 
     # --- switching ---------------------------------------------------------------------------------------
 
-    def _switch(self, verb: str, old: Release | None, new: Release, snapshot: bool = False) -> None:
+    def _switch(
+        self, verb: str, old: Release | None, new: Release, snapshot: bool = False, keep: int | None = None
+    ) -> None:
         project = self.project(new)
         restore_tags(project, new)
-        try:
-            gate.refuse_taken_ports(new.ports, project.containers())
-        except FleetError as error:
-            if verb == "deploy":  # it never ran: nothing is to be learnt from it
-                shutil.rmtree(new.folder, ignore_errors=True)
-            raise error
+        gate.refuse_taken_ports(new.ports, project.containers())
         ensure_unit(self.user)
-        self.store.begin(verb, old.id if old else None, new.id, self.who)
+        self.store.begin(verb, old.id if old else None, new.id, self.who, keep=keep)
         try:
             self._claim(new)
             if old and snapshot:
@@ -189,7 +215,7 @@ class Transaction:
         except BaseException as error:
             self._give_up(verb, old, new, error)
             raise AssertionError("unreachable") from error
-        self._finish(verb, new, new.why)
+        self._finish(verb, new, new.why, keep)
 
     def _bring_up(self, release: Release) -> None:
         """Brings a release up, and notes which containers that made or started."""
@@ -205,11 +231,13 @@ class Transaction:
                 self.done.actions.append(f"start {each.name}")
         self.done.containers = containers
 
-    def _finish(self, verb: str, release: Release, why: str) -> None:
+    def _finish(self, verb: str, release: Release, why: str, keep: int | None) -> None:
         """The release has passed the gate: from here on there is no way but forward."""
         self.store.point(release.id)
         event = {"deploy": "deployed", "rollback": "rolled back to"}[verb]
         self.store.note(release.id, event, self.who, why)
+        with contextlib.suppress(FleetError, OSError):  # nothing of this can fail a deploy
+            self._sweep(keep)
         self.store.end()
         self.done.release = release
         self.done.actions.append(f"release {release.id}")
@@ -218,16 +246,35 @@ class Transaction:
         """Back to what ran before; the failed release is kept with its logs."""
         code = error.code if isinstance(error, FleetError) else "STACK_INTERRUPTED"
         detail = error.detail if isinstance(error, FleetError) else f"{type(error).__name__}: {error}"
-        gate.save_logs(self.project(new), new)
-        if verb == "deploy":
-            self.store.fail(new, code, detail)
-        self.store.note(new.id, f"failed ({code})", self.who)
-        went = self._go_back(old, new)
-        self.store.end()
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            code = "STACK_DISK_FULL"
+        try:
+            went = self._back_from(verb, old, new, code, detail)
+        except (FleetError, OSError) as later:
+            before = f"release {old.id} runs" if old else "nothing of this stack runs"
+            went = f"That {before} again has to wait for the next boot, verb or `gpulab settle`: {later}"
         if not isinstance(error, (FleetError, Exception)):
             raise error
         logs = f"; logs: {new.folder / 'logs'}" if (new.folder / "logs").is_dir() else ""
         raise FleetError(code, f"release {new.id}: {detail}\n{went}{logs}") from error
+
+    def _back_from(self, verb: str, old: Release | None, new: Release | None, code: str, detail: str) -> str:
+        """The note of what was under way goes only when all of this is done: a full disk is no reason to stay down."""
+        marked: OSError | None = None
+        try:
+            if new:
+                if verb == "deploy":
+                    gate.save_logs(self.project(new), new)
+                    self.store.fail(new, code, detail)
+                self.store.note(new.id, f"failed ({code})", self.who)
+        except OSError as error:
+            marked = error
+        went = self._go_back(old, new)
+        if marked:
+            raise marked
+        self._sweep(None)
+        self.store.end()
+        return went
 
     def _go_back(self, old: Release | None, new: Release | None) -> str:
         """Brings up the old release, or nothing where there was none; says what runs now."""
@@ -236,10 +283,12 @@ class Transaction:
             gate.take_down(self.project(new))
             self.store.point(None)
             return "Nothing of this stack ran before, and nothing runs now"
-        restore_tags(self.project(old), old)
         try:
+            restore_tags(self.project(old), old)
             self._bring_up(old)
         except FleetError as error:
+            if error.code in LATER:
+                raise
             self.store.note(old.id, f"is not well either ({error.code})", self.who)
             return f"Release {old.id} was started again and is not well either: {error.detail}"
         self.store.note(old.id, "runs again", self.who)
@@ -274,22 +323,30 @@ class Transaction:
             return
         old = self.store.read(left["from"]) if left.get("from") else None
         new = self.store.read(left["to"]) if left.get("to") else None
-        self.done.actions.append(f"settle a {left.get('verb')} that was cut off")
-        if left.get("verb") in ("snapshot", "restore"):
+        verb = str(left.get("verb"))
+        self.done.actions.append(f"settle a {verb} that was cut off")
+        if verb in ("snapshot", "restore"):
             self.done.actions += self._snapshots().settle()
             if old:
                 self._bring_up(old)
             self.store.end()
-        elif left.get("verb") == "undeploy":
+        elif verb == "undeploy":
             self._remove(old)
+        elif left.get("step") == PREPARING:
+            self._forget_prepared()
         elif left.get("step") == COMMITTED and new:
-            self._finish(left["verb"], new, "settled after it was cut off")
+            self._finish(verb, new, "settled after it was cut off", left.get("keep"))
         else:
-            if new and left.get("verb") == "deploy":
-                gate.save_logs(self.project(new), new)
-                self.store.fail(new, "STACK_INTERRUPTED", f"the run of {left.get('when')} was cut off")
-                self.store.note(new.id, "failed (STACK_INTERRUPTED)", self.who)
-            self._go_back(old, new)
+            failed = new if verb != "repair" else None
+            self._back_from(verb, old, failed, "STACK_INTERRUPTED", f"the run of {left.get('when')} was cut off")
+
+    def _forget_prepared(self) -> None:
+        """A release that was still being made goes: it never ran, and nothing is to be learnt from it."""
+        left = self.store.unfinished()
+        if left and left.get("step") == PREPARING:
+            shutil.rmtree(self.store.releases / left["to"], ignore_errors=True)
+            self.store.clear()
+            self._sweep(None)
             self.store.end()
 
     # --- rollback ----------------------------------------------------------------------------------------
@@ -358,37 +415,33 @@ class Transaction:
             return self.result()
         with self._alone("undeploy"):
             current = self.store.current()
-            project = self.project(current)
+            project, answers = self.project(current), True
             try:
                 project.engine()
                 containers = project.containers()
             except FleetError:
                 if self.store.folder.exists() and not self.check and not without_engine:
                     raise
-                containers = []
+                containers, answers = [], False
             self.done.actions += [f"remove {each.name}" for each in containers]
             if self.store.folder.exists():
                 self.done.actions.append(f"remove {self.store.folder}")
             if not self.check and self.done.actions:
                 if self.store.folder.exists():
                     self.store.begin("undeploy", current.id if current else None, None, self.who)
-                self._remove(current, bool(containers))
+                self._remove(current, bool(containers), answers)
             return self.result()
 
-    def _remove(self, release: Release | None, running: bool = True) -> None:
+    def _remove(self, release: Release | None, running: bool = True, answers: bool = True) -> None:
         if running:
             gate.take_down(self.project(release))
         self._claim(None)
-        tags = sorted({service.tag for each in self.store.all() for service in each.services.values()})
         self.store.point(None)
         for each in self.store.all():
             shutil.rmtree(each.folder, ignore_errors=True)
-        project = self.project()
-        with contextlib.suppress(FleetError):
-            here = project.images()
-            for tag in tags:
-                if tag in here:
-                    project.docker("rmi", tag)
+        if answers:
+            self._untag()
+        self.store.clear()
         for path in (self.store.releases, self.store.files, self.store.mounts, self.store.secrets):
             shutil.rmtree(path, ignore_errors=True)
         for path in (self.store.history, self.store.folder / "salt", self.store.folder / "unfinished.json"):
@@ -398,13 +451,16 @@ class Transaction:
 
     # --- tidying -----------------------------------------------------------------------------------------
 
-    def _tidy(self, keep: int) -> None:
-        """Releases beyond those to keep go, and the images that only they needed. Nothing here can fail a deploy."""
-        self.store.forget(self.store.outdated(max(keep, 1)))
-        with contextlib.suppress(FleetError, OSError):
-            project = self.project()
-            for tag in outdated_tags(self.store, project.images()):
-                project.docker("rmi", tag)
+    def _sweep(self, keep: int | None) -> None:
+        """Releases beyond those to keep go, and the images that only they needed."""
+        self.store.forget(self.store.outdated(keep))
+        self._untag()
+
+    def _untag(self) -> None:
+        project = self.project()
+        for tag in outdated_tags(self.store, project.images()):
+            if project.docker("rmi", tag).returncode != 0:
+                project.engine()
 
     # --- results -----------------------------------------------------------------------------------------
 

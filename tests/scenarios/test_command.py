@@ -146,7 +146,7 @@ def test_a_folder_is_deployed_taken_back_and_removed_without_ansible(site: Site)
 
 def test_a_power_cut_in_the_middle_is_settled_at_boot_without_ansible(site: Site) -> None:
     site.login("trainer", "nohup gpulab deploy small --set WORD=cut --set MODE=hang > cut.log 2>&1 &")
-    begun = "for n in $(seq 300); do test -e gpulab/stacks/small/unfinished.json && exit; sleep 0.1; done; cat cut.log"
+    begun = "for n in $(seq 300); do grep -q switching gpulab/stacks/small/unfinished.json && exit; sleep 0.1; done; cat cut.log"
     assert site.login("trainer", begun) == ""
     lab("power-cut", HOST)
     lab("start", HOST)
