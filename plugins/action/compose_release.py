@@ -29,11 +29,11 @@ class ActionModule(ActionBase):
         try:
             if args.get("state", "present") == "present" and args.get("name"):
                 base = Path(task_vars.get("inventory_dir") or Path.cwd())
-                folder = find(str(args.get("source") or args["name"]), base)
-                args["plan"] = make_plan(str(args["name"]), folder, args)
+                tree, compose_file = find(str(args.get("source") or args["name"]), base)
+                args["plan"] = make_plan(str(args["name"]), tree, compose_file, args)
             result.update(self._execute(args, task_vars))
             if "needs" in result:
-                args["plan"]["sent"] = self._send(folder, args["plan"], result.pop("needs"))
+                args["plan"]["sent"] = self._send(tree, args["plan"], result.pop("needs"))
                 result.update(self._execute(args, task_vars))
         except FleetError as error:
             found = from_error(error, user=args.get("user"), stack=args.get("name"))
@@ -48,7 +48,7 @@ class ActionModule(ActionBase):
         )
         return answer
 
-    def _send(self, folder: Path, plan: dict[str, Any], needs: dict[str, Any]) -> dict[str, Any]:
+    def _send(self, tree: Path, plan: dict[str, Any], needs: dict[str, Any]) -> dict[str, Any]:
         """Puts on the host what it said it lacks; returns where that is now."""
         if not self._connection._shell.tmpdir:
             self._make_tmp_path()
@@ -56,9 +56,9 @@ class ActionModule(ActionBase):
         sent: dict[str, Any] = {}
         if needs.get("bundle"):
             with tempfile.NamedTemporaryFile(suffix=".tar") as file:
-                with tarfile.open(fileobj=file, mode="w", dereference=True) as tar:
-                    for name in plan["files"]:
-                        tar.add(folder / name, arcname=name, recursive=False)
+                with tarfile.open(fileobj=file, mode="w", dereference=True) as whole:
+                    for name in needs["bundle"]:
+                        whole.add(tree / name, arcname=name, recursive=False)
                 file.flush()
                 sent["bundle"] = self._transfer_file(file.name, self._connection._shell.join_path(where, "stack.tar"))
         archives = {archive["name"]: archive for archive in plan["archives"]}

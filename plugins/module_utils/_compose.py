@@ -215,7 +215,11 @@ class Project:
         return self._run(["docker", "compose", *arguments], timeout=timeout)
 
     def _run(
-        self, argv: Sequence[str], timeout: float | None = None, stdin: int | None = None
+        self,
+        argv: Sequence[str],
+        timeout: float | None = None,
+        stdin: int | None = None,
+        extra: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         folder = self.folder if self.folder.is_dir() else Path("/")
         return subprocess.run(
@@ -224,7 +228,7 @@ class Project:
             text=True,
             check=False,
             cwd=folder,
-            env=self.env,
+            env={**self.env, **(extra or {})},
             timeout=timeout,
             stdin=subprocess.DEVNULL if stdin is None else stdin,
         )
@@ -235,10 +239,14 @@ class Project:
             raise FleetError("STACK_ENGINE_DOWN", f"docker compose: {(done.stderr or done.stdout).strip()}")
         return done.stdout.strip()
 
-    def resolve(self, compose_file: Path, env: Path) -> dict[str, Any]:
-        """The services of all profiles with every variable filled in; an error when Compose cannot read the file."""
+    def resolve(self, compose_file: Path, env: Path, tree: Path) -> dict[str, Any]:
+        """The services of all profiles with every variable filled in; an error when Compose cannot read the file.
+
+        People start Compose from the top of their tree: $PWD in a file means that.
+        """
         where = ["--project-name", self.name, "--env-file", str(env), "--profile", "*"]
-        done = self.compose("-f", str(compose_file), *where, "config", "--format", "json")
+        argv = ["docker", "compose", "-f", str(compose_file), *where, "config", "--format", "json"]
+        done = self._run(argv, extra={"PWD": str(tree)})
         config: dict[str, Any] = json.loads(self._valid(done, compose_file.parent))
         return config
 

@@ -26,6 +26,8 @@ class Plan:
     wait_timeout: int = 120
     compose_file: str = "compose.yml"
     source: dict[str, Any] = field(default_factory=dict)  # kind, path, commit, dirty
+    diff: str = ""  # what differs from the commit, as text
+    notes: list[str] = field(default_factory=list)
     local: str = ""  # folder on this host that the files are copied from
     profiles: list[str] = field(default_factory=list)  # besides those of the setting COMPOSE_PROFILES
     runs: dict[str, str] = field(default_factory=dict)  # services for one-off runs, and what a run of each does

@@ -23,6 +23,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._files import make_fo
 from ansible_collections.gpulab.fleet.plugins.module_utils._release import Store, sync_folder, sync_tree
 from ansible_collections.gpulab.fleet.plugins.module_utils._release_compose import part_digest
 from ansible_collections.gpulab.fleet.plugins.module_utils._stack_files import checksum, digest
+from ansible_collections.gpulab.fleet.plugins.module_utils._tree_delta import take_over
 
 Shipped = Mapping[str, Mapping[str, Any]]
 
@@ -58,8 +59,10 @@ def bring_tree(store: Store, plan: Plan, handed: Handed, scratch: Path) -> Path:
             make_folders((make / name).parent)
             shutil.copyfile(Path(plan.local, name), make / name)
             (make / name).chmod(entry["mode"])
-    elif handed.bundle is not None:
-        unpack(handed.bundle, plan.files, make)
+    else:
+        if handed.bundle is not None:
+            unpack(handed.bundle, plan.files, make)
+        take_over(store.files, plan.files, make)
     wrong = differing(make, plan.files)
     if wrong:
         raise FleetError("STACK_INVALID", f"{wrong[0]} did not arrive as it was sent")
@@ -84,18 +87,17 @@ def move_into(made: Path, place: Path) -> Path:
 
 
 def unpack(bundle: int, files: Shipped, target: Path) -> None:
+    """What travelled: those of the files that this host had not."""
     with os.fdopen(os.dup(bundle), "rb") as file, tarfile.open(fileobj=file, mode="r:*") as tar:
-        for name, entry in files.items():
-            try:
-                source = tar.extractfile(name)
-            except KeyError:
-                source = None
+        for member in tar:
+            source = tar.extractfile(member) if member.name in files else None
             if source is None:
-                raise FleetError("STACK_INVALID", f"{name} did not arrive")
-            make_folders((target / name).parent)
-            with source, (target / name).open("wb") as copy:
+                raise FleetError("STACK_INVALID", f"{member.name} was not expected")
+            path = target / member.name
+            make_folders(path.parent)
+            with source, path.open("wb") as copy:
                 shutil.copyfileobj(source, copy)
-            (target / name).chmod(entry["mode"])
+            path.chmod(files[member.name]["mode"])
 
 
 def pinned(store: Store, plan: Plan, tree: Path, relative: str) -> Path:

@@ -39,6 +39,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._release import (
 )
 from ansible_collections.gpulab.fleet.plugins.module_utils._release_images import Images, refuse_unfit
 from ansible_collections.gpulab.fleet.plugins.module_utils._stack_files import checksum, digest, dotenv
+from ansible_collections.gpulab.fleet.plugins.module_utils._tree_delta import absent
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
 
 
@@ -84,16 +85,17 @@ class Making:
         found: dict[str, Any] = {}
         ours = self.plan.mutable or self.plan.local or self.handed.bundle is not None
         if not ours and not files.have_tree(self.store, self.plan):
-            found["bundle"] = True
+            missing = absent(self.store.files, self.plan.files)
+            found.update({"bundle": missing} if missing else {})
         here = self.project.images()
         guards = [here.get(_stack_images.guard(each["sha256"]), "") for each in self.plan.archives]
         self.mended = mend(self.project, [image for image in guards if image], self.check)
         if self.mended and not self.check:
             here = self.project.images()
-        absent = [each["name"] for each in _stack_images.absent(here, self.plan.archives)]
-        absent = [name for name in absent if name not in self.handed.archives]
-        if absent and not self.check:
-            found["archives"] = absent
+        archives = [each["name"] for each in _stack_images.absent(here, self.plan.archives)]
+        archives = [name for name in archives if name not in self.handed.archives]
+        if archives and not self.check:
+            found["archives"] = archives
         return found
 
     def inputs(self) -> str:
@@ -104,7 +106,7 @@ class Making:
             {
                 "schema": SCHEMA,
                 "files": plan.files,
-                "source": plan.source if plan.mutable else {},
+                "source": [plan.source, plan.diff] if plan.mutable else [],
                 "compose_file": plan.compose_file,
                 "settings": plan.settings,
                 "data": self.data,
@@ -165,7 +167,7 @@ class Making:
             base = ["--project-name", store.name, "--env-file", str(env), "-f", str(compose_file)]
             return self.project.compose(*base, *profiles, *arguments, timeout=timeout)
 
-        everything = self.project.resolve(compose_file, env)
+        everything = self.project.resolve(compose_file, env, tree)
         config = composing.keep_services(everything, self.profiles, list(plan.runs))
         gpus = self._assign(config, current)
         config, notes = adapt(config, self._host(), gpus, plan.publish)
@@ -228,7 +230,9 @@ class Making:
         known = {name: image for name, (image, _source) in images.found.items() if image.startswith("sha256:")}
         writers = _stack_data.writers(self.project, final, known, data.values())
         made = Made(release, pins, writers, [*self.mended, *images.actions], seconds=images.seconds)
-        made.notes = notes + [f"{name} in compose.yml is kept as data in {moved[path]}" for path, name in loose.items()]
+        made.notes = [*plan.notes, *notes] + [
+            f"{name} in compose.yml is kept as data in {moved[path]}" for path, name in loose.items()
+        ]
         made.diff = self._diff(texts, current)
         self._foresee_data(made)
         return made
@@ -337,6 +341,8 @@ class Making:
                 remember_stacks(self.user.home, store.root, Path(path))
             _stack_data.prepare(Path(path), self.user, users)
         release = replace(made.release, folder=store.releases / made.release.id)
+        if self.plan.diff:
+            write_atomic(made.release.folder / "source.diff", self.plan.diff.encode(), 0o600)
         record = (json.dumps(release.plain(), indent=1, sort_keys=True) + "\n").encode()
         write_atomic(made.release.folder / RECORD, record, 0o600)
         sync_tree(made.release.folder)

@@ -16,10 +16,12 @@ from ansible_collections.gpulab.fleet.plugins.module_utils import (
     _stack_gpus,
     _stack_images,
     _stack_schema,
+    _working_tree,
 )
 from ansible_collections.gpulab.fleet.plugins.module_utils._compose_gpus import requests
 from ansible_collections.gpulab.fleet.plugins.module_utils._deploy_plan import of_definition
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.gpulab.fleet.plugins.module_utils._yaml_by_compose import locate
 
 STACK = "stack.yml"
 CATALOGUE = Path(__file__).parents[2] / "stacks"
@@ -47,38 +49,46 @@ def read_yaml(path: Path) -> Any:
         raise FleetError("STACK_INVALID", f"{path}: {error}") from error
 
 
-def find(source: str, base: Path) -> Path:
-    """The stack's folder: in the catalogue by name, or wherever a path says."""
-    folder = (base / Path(source).expanduser()) if "/" in source else CATALOGUE / source
-    if not (folder / _stack_files.COMPOSE).is_file():
+def find(source: str, base: Path) -> tuple[Path, Path]:
+    """(the stack's tree, its Compose file): in the catalogue by name, or wherever a path says (of a folder or a file)."""
+    path = (base / Path(source).expanduser()) if "/" in source else CATALOGUE / source
+    try:
+        return locate(path)
+    except FleetError as error:
         shipped = ", ".join(sorted(path.parent.name for path in CATALOGUE.glob(f"*/{_stack_files.COMPOSE}")))
-        raise FleetError("STACK_UNKNOWN", f"{folder} has no {_stack_files.COMPOSE}; the catalogue has {shipped}")
-    return folder
+        raise FleetError(error.code, f"{error.detail}; the catalogue has {shipped}") from error
 
 
-def make_plan(name: str, folder: Path, args: Mapping[str, Any]) -> dict[str, Any]:
-    """What the host's part needs to know of the folder, with the site's settings held against it."""
-    defined, gpus = judge(name, folder, args)
-    archives = [describe_archive(image) for image in args.get("images") or []]
-    kind = "folder" if "/" in str(args.get("source") or "") else "catalogue"
+def make_plan(name: str, tree: Path, compose_file: Path, args: Mapping[str, Any]) -> dict[str, Any]:
+    """What the host's part needs to know of the stack, with the site's settings held against it."""
+    defined, compose, gpus = judge(name, compose_file, args)
+    inside = compose_file.relative_to(tree)
     return {
-        **of_definition(defined, (folder / STACK).exists()),
+        **of_definition(defined, (compose_file.parent / STACK).exists()),
+        **travelling(tree, compose, inside, args),
         "settings": _stack.settings(name, defined, args.get("settings") or {}),
         "gpus": gpus,
-        "files": _stack_files.shipped(folder),
-        "archives": archives,
+        "archives": [describe_archive(image) for image in args.get("images") or []],
         "wait_timeout": int(defined["wait_timeout"]),
-        # With its archives: who deploys it again on the host has only the release to know them from.
-        "source": {"kind": kind, "path": str(folder), "archives": archives},
+        "compose_file": inside.as_posix(),
     }
 
 
-def judge(name: str, folder: Path, args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The stack's definition and the GPUs of its services; an error where the site's entry misfits."""
+def travelling(tree: Path, compose: Any, inside: Path, args: Mapping[str, Any]) -> dict[str, Any]:
+    """The files that go to the host, and where they are from; of a checkout what Git says belongs to it."""
+    if "/" not in str(args.get("source") or ""):
+        return {"files": _stack_files.shipped(tree), "source": {"kind": "catalogue", "path": str(tree)}}
+    secrets = [str(value) for value in (args.get("secrets") or {}).values()]
+    seen = _working_tree.look(tree, compose, inside.parent.as_posix().replace(".", "", 1), secrets)
+    return {"files": seen.files, "source": seen.source, "diff": seen.diff, "notes": seen.notes}
+
+
+def judge(name: str, compose_file: Path, args: Mapping[str, Any]) -> tuple[dict[str, Any], Any, dict[str, Any]]:
+    """The definition, the Compose file and the GPUs of the services; an error where the site's entry misfits."""
     if not _stack.NAME.fullmatch(name):
         raise _stack.wrong(name, "a stack's name has small letters, digits, - and _ only")
-    compose = read_yaml(folder / _stack_files.COMPOSE) or {}
-    described = folder / STACK
+    compose = read_yaml(compose_file) or {}
+    described = compose_file.parent / STACK
     read = read_yaml(described) if described.exists() else _stack_schema.derived(compose)
     defined = _stack_schema.with_site(name, _stack_schema.definition(name, read), args)
     _stack_schema.check_names(name, defined, compose)
@@ -89,7 +99,7 @@ def judge(name: str, folder: Path, args: Mapping[str, Any]) -> tuple[dict[str, A
         if service not in known:
             raise _stack.wrong(name, f"gpus names {service}; there are {', '.join(sorted(known)) or 'no services'}")
     _stack.check_secrets(name, defined, args.get("secrets") or {})
-    return defined, gpus
+    return defined, compose, gpus
 
 
 def written_requests(compose: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,7 +125,7 @@ def problems(stacks: Any, base: Path) -> Iterator[tuple[str, FleetError]]:
         if parts.get("state", "present") != "present" or not formed or not _stack.NAME.fullmatch(str(name)):
             continue
         try:
-            defined = judge(str(name), find(str(parts.get("source") or name), base), parts)[0]
+            defined = judge(str(name), find(str(parts.get("source") or name), base)[1], parts)[0]
             _stack.settings(str(name), defined, parts.get("settings") or {})
             for image in parts.get("images") or []:
                 if isinstance(image, Mapping) and "archive" in image:

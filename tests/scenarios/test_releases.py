@@ -7,9 +7,11 @@ import subprocess
 import time
 
 import pytest
+import yaml
 
+from .conftest import ONE_USER
 from .site import Site, lab
-from .small_stack import FOLDER, Small
+from .small_stack import FOLDER, SOURCE, Small
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +136,52 @@ def test_what_is_kept_and_what_goes(small: Small) -> None:
     tags = small.sh("docker images --format '{{.Repository}}:{{.Tag}}' | grep gpulab/small-web").split()
     needed = {service["tag"] for record in records for service in record["services"].values()}
     assert set(tags) <= needed
+
+
+def test_a_checkout_with_its_compose_file_further_down(small: Small, tmp_path: Path) -> None:
+    """As openpi has it: the file in a folder of its own, the tree mounted as $PWD, no stack.yml."""
+    tree = tmp_path / "checkout"
+    (tree / "scripts").mkdir(parents=True)
+    (tree / "serve.py").write_text((SOURCE / "serve.py").read_text(encoding="utf-8"), encoding="utf-8")
+    (tree / ".gitignore").write_text("*.ckpt\n", encoding="utf-8")
+    (tree / "large.ckpt").write_text("stays here", encoding="utf-8")
+    service = {
+        "image": small.entry["settings"]["BASE_IMAGE"],
+        "command": ["python3", "/app/serve.py"],
+        "environment": ["WORD=${WORD:-deep}"],
+        "init": True,
+        "volumes": ["$PWD:/app"],
+        "ports": ["8085:8000"],
+        "deploy": {
+            "resources": {"reservations": {"devices": [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]}}
+        },
+    }
+    (tree / "scripts" / "compose.yml").write_text(yaml.safe_dump({"services": {"web": service}}), encoding="utf-8")
+    for command in (
+        ["init", "-q"],
+        ["add", "."],
+        ["-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-qm", "a"],
+    ):
+        subprocess.run(["git", *command], cwd=tree, check=True)
+    deep = {"user": "trainer", "source": str(tree / "scripts/compose.yml"), "images": small.entry["images"]}
+    small.site.set({**ONE_USER, "gpulab_stacks": {"deep": deep}})
+    small.site.run("playbooks/verify.yml").ok()
+    said = small.result(small.site.run("playbooks/deploy.yml").ok())
+    assert any("driver: nvidia" in note for note in said["notes"]), said["notes"]
+    assert small.says(8085).startswith("version - word deep")
+    inside = small.sh("docker exec deep-web-1 sh -c 'ls /app; nvidia-smi -L'")
+    assert "serve.py" in inside and "large.ckpt" not in inside
+    assert inside.count("GPU-") == 1
+    record = json.loads(small.sh("cat gpulab/stacks/deep/current/release.json"))
+    assert len(record["source"]["commit"]) == 40 and record["source"]["dirty"] is False
+    # Of a changed tree only what changed travels; a variable of the file can be set.
+    (tree / "new.txt").write_text("new", encoding="utf-8")
+    small.site.set({**ONE_USER, "gpulab_stacks": {"deep": {**deep, "settings": {"WORD": "deeper"}}}})
+    small.site.run("playbooks/deploy.yml").ok()
+    assert small.says(8085).startswith("version - word deeper")
+    assert "+new" in small.sh("cat gpulab/stacks/deep/current/source.diff")
+    small.site.set({**ONE_USER, "gpulab_stacks": {"deep": {**deep, "state": "absent"}}})
+    small.site.run("playbooks/deploy.yml").ok()
 
 
 def test_undeploy_keeps_data(small: Small) -> None:
