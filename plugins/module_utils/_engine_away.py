@@ -8,18 +8,20 @@ The user's part; everything here runs as the user. What the engine and the stack
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ansible_collections.gpulab.fleet.plugins.module_utils import _daemon_json as settings
 from ansible_collections.gpulab.fleet.plugins.module_utils import _gpu_holders, _home_record, _registries
 from ansible_collections.gpulab.fleet.plugins.module_utils._docker_api import get
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import read_text, write_atomic
+from ansible_collections.gpulab.fleet.plugins.module_utils._release import Store
 from ansible_collections.gpulab.fleet.plugins.module_utils._rootless_engine import MARK, Engine, cli_style
-from ansible_collections.gpulab.fleet.plugins.module_utils._transaction import Transaction
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account, run
 
 STOP = 330  # seconds: an engine stops its containers by their own grace periods
@@ -103,10 +105,26 @@ class Away:
         write_atomic(self.engine.state_file, settings.render(self.state).encode(), 0o600, 0o700)
 
     def stacks(self) -> None:
+        """Their containers and networks, as far as there is an engine that knows them, and their releases; data stay."""
         for path in self.stack_folders():
-            stack = Transaction(self.user, str(path.parent.parent), path.name, check=self.check, who="reset")
-            removed = stack.undeploy(without_engine=not self.answers())
-            self.actions += [f"stack {path.name}: {action}" for action in removed["actions"]]
+            self.actions.append(f"stack {path.name}: remove {path}")
+            if not self.check:
+                if self.answers():
+                    self.stop_stack(path.name)
+                Store(path.parent.parent, path.name).remove()
+
+    def stop_stack(self, name: str) -> None:
+        """With the engine's own words: what a deploy consists of is more than this module should be loaded with."""
+        filters = quote(json.dumps({"label": [f"com.docker.compose.project={name}"]}))
+        docker = ["env", f"DOCKER_HOST=unix://{self.user.socket}", "docker"]
+        rows = get(str(self.user.socket), f"/containers/json?all=1&filters={filters}")
+        running = [row["Id"] for row in rows if row["State"] == "running"]
+        if running:
+            run([*docker, "stop", *running], timeout=STOP)
+        for row in rows:
+            run([*docker, "rm", "--force", row["Id"]])
+        for row in get(str(self.user.socket), f"/networks?filters={filters}"):
+            run([*docker, "network", "rm", row["Id"]])
 
     def gpus(self) -> None:
         """What this user's stacks held is everybody's again."""

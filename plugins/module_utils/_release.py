@@ -281,6 +281,15 @@ class Store:
                 if HALF.fullmatch(path.name):
                     _remove(path)
 
+    def remove(self) -> None:
+        """Everything of the stack but its data; what a person put into the folder stays, and so does the folder then."""
+        self.point(None)
+        self.clear()
+        for path in (self.releases, self.files, self.mounts, self.secrets, self.history, self._salt, self._journal):
+            _remove(path)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():

@@ -436,18 +436,9 @@ class Transaction:
         if running:
             gate.take_down(self.project(release))
         self._claim(None)
-        self.store.point(None)
-        for each in self.store.all():
-            shutil.rmtree(each.folder, ignore_errors=True)
         if answers:
             self._untag()
-        self.store.clear()
-        for path in (self.store.releases, self.store.files, self.store.mounts, self.store.secrets):
-            shutil.rmtree(path, ignore_errors=True)
-        for path in (self.store.history, self.store.folder / "salt", self.store.folder / "unfinished.json"):
-            path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # what a person put there stays
-            self.store.folder.rmdir()
+        self.store.remove()
 
     # --- tidying -----------------------------------------------------------------------------------------
 
