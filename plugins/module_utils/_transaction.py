@@ -436,8 +436,10 @@ class Transaction:
         if running:
             gate.take_down(self.project(release))
         self._claim(None)
+        self.store.point(None)
+        self.store.forget(self.store.all())
         if answers:
-            self._untag()
+            self._untag()  # no release needs any of them now
         self.store.remove()
 
     # --- tidying -----------------------------------------------------------------------------------------

@@ -289,7 +289,13 @@ class FakeProject(Project):
         version: dict[str, Any] = self.api("/version")
         return version
 
-    def _run(self, argv: Sequence[str], timeout: float | None = None, stdin: int | None = None) -> Done:
+    def _run(
+        self,
+        argv: Sequence[str],
+        timeout: float | None = None,
+        stdin: int | None = None,
+        extra: Mapping[str, str] | None = None,
+    ) -> Done:
         return self.machine.tell(self, argv)
 
 
