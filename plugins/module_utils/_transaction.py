@@ -22,6 +22,7 @@ from typing import Any
 
 from ansible_collections.gpulab.fleet.plugins.module_utils import _gpu_holders, _stack_lock
 from ansible_collections.gpulab.fleet.plugins.module_utils import _release_gate as gate
+from ansible_collections.gpulab.fleet.plugins.module_utils import _stack_images as archives
 from ansible_collections.gpulab.fleet.plugins.module_utils._compose import (
     Container,
     Project,
@@ -327,8 +328,7 @@ class Transaction:
         self.done.actions.append(f"settle a {verb} that was cut off")
         if verb in ("snapshot", "restore"):
             self.done.actions += self._snapshots().settle()
-            if old:
-                self._bring_up(old)
+            self._go_back(old, None)
             self.store.end()
         elif verb == "undeploy":
             self._remove(old)
@@ -437,9 +437,15 @@ class Transaction:
             gate.take_down(self.project(release))
         self._claim(None)
         self.store.point(None)
-        self.store.forget(self.store.all())
+        releases = self.store.all()
+        built = {archives.reference(each.image) for one in releases for each in one.services.values() if each.build}
+        self.store.forget(releases)
         if answers:
             self._untag()  # no release needs any of them now
+            here = self.project().images()
+            for name in sorted(built):
+                if name in here:
+                    self.project().docker("rmi", name)
         self.store.remove()
 
     # --- tidying -----------------------------------------------------------------------------------------

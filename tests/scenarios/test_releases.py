@@ -192,5 +192,6 @@ def test_undeploy_keeps_data(small: Small) -> None:
     assert small.containers() == {}
     assert "No such file" in small.sh(f"ls {FOLDER} 2>&1", check=False)
     assert small.sh("cat gpulab/data/small/notes/starts") == starts
-    assert "gpulab/small" not in small.sh("docker images")
+    images = small.sh("docker images")
+    assert "gpulab/small" not in images and "small-web" not in images
     assert not small.result(small.deploy(state="absent").ok())["changed"]
