@@ -91,8 +91,8 @@ def left_of_mara(site: Site) -> str:
 
 
 def others_work(site: Site) -> str:
-    """The other user's engine and container: which, and since when."""
-    return site.ssh("pgrep -u trainer -x dockerd") + site.login(
+    """The other user's engine (not what it starts for a moment) and container: which, and since when."""
+    return site.ssh("pgrep -o -u trainer -x dockerd") + site.login(
         "trainer", "docker inspect -f '{{.Id}} {{.State.StartedAt}} {{.State.Running}}' work"
     )
 
