@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
 import tarfile
 import tempfile
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from_error, message
+from ansible_collections.gpulab.fleet.plugins.module_utils._release import whoever
 from ansible_collections.gpulab.fleet.plugins.plugin_utils._stack_plan import find, make_plan
 
 
@@ -25,7 +24,7 @@ class ActionModule(ActionBase):
         task_vars = task_vars or {}
         args = dict(self._task.args)
         args.pop("plan", None)
-        args.setdefault("who", f"{getpass.getuser()}@{socket.gethostname()}")
+        args.setdefault("who", whoever())
         try:
             if args.get("state", "present") == "present" and args.get("name"):
                 base = Path(task_vars.get("inventory_dir") or Path.cwd())

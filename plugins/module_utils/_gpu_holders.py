@@ -19,12 +19,12 @@ import stat
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import write_atomic
+from ansible_collections.gpulab.fleet.plugins.module_utils._release import now
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
 
 FOLDER = Path("/var/lib/gpulab/holders")
@@ -58,10 +58,6 @@ class Holder:
     def plain(self) -> dict[str, Any]:
         names = ("user", "stack", "service", "since", "sharing")
         return {name: getattr(self, name) for name in names}
-
-
-def now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def clean(value: Any) -> str:

@@ -10,11 +10,14 @@ import os
 import pwd
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_options import parser
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account, account
+
+if TYPE_CHECKING:
+    from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_stacks import Place
 
 WRONG_USE, REFUSED, INTERRUPTED = 2, 3, 130
 
@@ -25,6 +28,13 @@ def me() -> Account:
         return account(pwd.getpwuid(os.geteuid()).pw_name)
     except FleetError as error:
         raise FleetError("CLI_AS_ROOT", "gpulab was started as root") from error
+
+
+def place(options: argparse.Namespace) -> Place:
+    """The stack that was named, of whoever calls."""
+    from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_stacks import pick
+
+    return pick(me(), options.stack)
 
 
 def show(options: argparse.Namespace, result: dict[str, Any], lines: Sequence[str]) -> None:
@@ -60,35 +70,31 @@ def verify(options: argparse.Namespace) -> int:
 
 def history(options: argparse.Namespace) -> int:
     from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab_inside as part
-    from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_stacks import pick
 
-    print("\n".join(part.history(pick(me(), options.stack)) or ["nothing was recorded"]))
+    print("\n".join(part.history(place(options)) or ["nothing was recorded"]))
     return 0
 
 
 def logs(options: argparse.Namespace) -> int:
     from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab_inside as part
-    from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_stacks import pick
 
-    place = pick(me(), options.stack)
+    chosen = place(options)
     if options.release:
-        print("\n".join(part.release_logs(place, options.release, options.service) or ["no logs were kept"]))
+        print("\n".join(part.release_logs(chosen, options.release, options.service) or ["no logs were kept"]))
         return 0
-    return part.logs(place, options.service, options.follow, options.tail, options.since)
+    return part.logs(chosen, options.service, options.follow, options.tail, options.since)
 
 
 def shell(options: argparse.Namespace) -> int:
     from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab_inside as part
-    from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_stacks import pick
 
-    return part.shell(pick(me(), options.stack), options.service, options.command, options.root)
+    return part.shell(place(options), options.service, options.command, options.root)
 
 
 def run(options: argparse.Namespace) -> int:
     from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab_inside as part
-    from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_stacks import pick
 
-    return part.run(pick(me(), options.stack), options.service, options.arguments, options.detach)
+    return part.run(place(options), options.service, options.arguments, options.detach)
 
 
 def deploy(options: argparse.Namespace) -> int:
@@ -101,18 +107,16 @@ def deploy(options: argparse.Namespace) -> int:
 
 def rollback(options: argparse.Namespace) -> int:
     from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab_verbs as part
-    from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_stacks import pick
 
-    result = part.rollback(pick(me(), options.stack), options.release, options.check)
+    result = part.rollback(place(options), options.release, options.check)
     show(options, result, part.lines(result, options.check))
     return 0
 
 
 def undeploy(options: argparse.Namespace) -> int:
     from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab_verbs as part
-    from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_stacks import pick
 
-    result = part.undeploy(pick(me(), options.stack), options.check)
+    result = part.undeploy(place(options), options.check)
     show(options, result, part.lines(result, options.check))
     return 0
 
@@ -130,10 +134,9 @@ def settle(options: argparse.Namespace) -> int:
 
 def repair(options: argparse.Namespace) -> int:
     from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab_data as part
-    from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_stacks import pick
 
-    user = me()
-    result = part.repair(user, pick(user, options.stack))
+    chosen = place(options)
+    result = part.repair(chosen.user, chosen)
     show(options, result, part.repaired_lines(result))
     return 0
 
@@ -148,19 +151,17 @@ def free(options: argparse.Namespace) -> int:
 
 def snapshot(options: argparse.Namespace) -> int:
     from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab_copies as part
-    from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_stacks import pick
 
-    place = pick(me(), options.stack)
-    result = part.listed(place) if options.list else part.snapshot(place, options.why, options.keep, options.check)
+    chosen = place(options)
+    result = part.listed(chosen) if options.list else part.snapshot(chosen, options.why, options.keep, options.check)
     show(options, result, part.lines(result))
     return 0
 
 
 def restore(options: argparse.Namespace) -> int:
     from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab_copies as part
-    from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_stacks import pick
 
-    result = part.restore(pick(me(), options.stack), options.snapshot, options.check)
+    result = part.restore(place(options), options.snapshot, options.check)
     show(options, result, part.done_lines(result, options.check))
     return 0
 

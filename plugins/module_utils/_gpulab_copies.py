@@ -15,12 +15,12 @@ from typing import Any
 
 from ansible_collections.gpulab.fleet.plugins.module_utils import _release_gate as gate
 from ansible_collections.gpulab.fleet.plugins.module_utils import _stack, _stack_lock, _stack_places, _stack_purge
-from ansible_collections.gpulab.fleet.plugins.module_utils._compose import Project, tail
+from ansible_collections.gpulab.fleet.plugins.module_utils._compose import Project
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_stacks import Place, find, roots
 from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_text import table
-from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_verbs import transaction, who
-from ansible_collections.gpulab.fleet.plugins.module_utils._release import Release
+from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_verbs import transaction
+from ansible_collections.gpulab.fleet.plugins.module_utils._release import Release, whoever
 from ansible_collections.gpulab.fleet.plugins.module_utils._stack_snapshot import Snapshot, Snapshots
 from ansible_collections.gpulab.fleet.plugins.module_utils._transaction import LOCK_WAIT
 from ansible_collections.gpulab.fleet.plugins.module_utils._user_space import readable
@@ -54,7 +54,7 @@ def restore(place: Place, name: str, check: bool) -> dict[str, Any]:
     else:
         with stopped(place, "restore"):
             actions = copies(place).restore(name)
-        place.store.note(release.id, f"data of {name} put back", who())
+        place.store.note(release.id, f"data of {name} put back", whoever())
     return {"schema": SCHEMA, "stack": place.name, "changed": True, "actions": actions}
 
 
@@ -80,14 +80,12 @@ def stopped(place: Place, verb: str) -> Iterator[None]:
     """The stack is down, and up again afterwards, however this ends."""
     transaction(place).settle()
     store = place.store
-    with _stack_lock.held(store.stacks, place.name, who(), verb, LOCK_WAIT):
+    with _stack_lock.held(store.stacks, place.name, whoever(), verb, LOCK_WAIT):
         release = current(place)
         project = place.project()
-        store.begin(verb, release.id, None, who())
+        store.begin(verb, release.id, None, whoever())
         try:
-            done = project.compose("stop")
-            if done.returncode != 0:
-                raise FleetError("STACK_DOWN_FAILED", f"docker compose stop:\n{tail(done.stderr)}")
+            gate.stop(project)
             yield
         finally:
             gate.bring_up(project, release)

@@ -14,12 +14,10 @@ from typing import Any
 from ansible_collections.gpulab.fleet.plugins.module_utils import _home_record
 from ansible_collections.gpulab.fleet.plugins.module_utils._compose import Container, Project
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.gpulab.fleet.plugins.module_utils._release import Store
+from ansible_collections.gpulab.fleet.plugins.module_utils._release import COMPOSE, FAILED, RECORD, Store
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
 
 DEFAULT_ROOT = "gpulab"
-CURRENT = "current"
-COMPOSE = "compose.yml"
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -42,12 +40,12 @@ class Place:
     @property
     def folder(self) -> Path:
         """All that there is of the stack: releases, history, secrets."""
-        return self.root / "stacks" / self.name
+        return self.store.folder
 
     @property
     def current(self) -> Path:
         """The folder of the release that is to run, where plain `docker compose` works."""
-        link = self.folder / CURRENT
+        link = self.store.link
         return link if link.is_dir() else self.folder
 
     @property
@@ -65,20 +63,20 @@ class Place:
 
     @property
     def release(self) -> dict[str, Any]:
-        return load(self.current / "release.json")
+        return load(self.current / RECORD)
 
     @property
     def unfinished(self) -> dict[str, Any]:
-        return load(self.folder / "unfinished.json")
+        return self.store.unfinished() or {}
 
     def releases(self) -> list[str]:
         """Ids of the releases that are kept, oldest first."""
-        return sorted(path.name for path in self.folder.glob("releases/*") if (path / "release.json").is_file())
+        return sorted(path.name for path in self.folder.glob("releases/*") if (path / RECORD).is_file())
 
     def failed(self) -> tuple[str, dict[str, Any]] | None:
         """The newest release, when it is one that failed, and why it did."""
         newest = self.releases()[-1:]
-        reason = load(self.folder / "releases" / newest[0] / "failed.json") if newest else {}
+        reason = load(self.folder / "releases" / newest[0] / FAILED) if newest else {}
         return (newest[0], reason) if reason else None
 
     def project(self) -> Project:

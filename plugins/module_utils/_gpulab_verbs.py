@@ -4,9 +4,7 @@
 
 from __future__ import annotations
 
-import getpass
 import os
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from_error
 from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_stacks import Place, find
 from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_text import cut, table, width
+from ansible_collections.gpulab.fleet.plugins.module_utils._release import whoever
 from ansible_collections.gpulab.fleet.plugins.module_utils._transaction import Transaction
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
 from ansible_collections.gpulab.fleet.plugins.module_utils._working_tree import rollback_words, state
@@ -25,12 +24,8 @@ SCHEMA = 1
 ENGINE_STARTS = 60.0  # seconds that an engine may take at boot until it answers
 
 
-def who() -> str:
-    return f"{getpass.getuser()}@{socket.gethostname()}"
-
-
 def transaction(place: Place, check: bool = False) -> Transaction:
-    return Transaction(place.user, str(place.root), place.name, check=check, who=who())
+    return Transaction(place.user, str(place.root), place.name, check=check, who=whoever())
 
 
 def prepare(user: Account) -> None:

@@ -15,10 +15,12 @@ ROOT/stacks/NAME/
 from __future__ import annotations
 
 import contextlib
+import getpass
 import json
 import os
 import re
 import shutil
+import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
@@ -41,6 +43,11 @@ PREPARING, SWITCHING, COMMITTED = "preparing", "switching", "committed"
 
 def now() -> str:
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def whoever() -> str:
+    """Who runs this, as the history has it."""
+    return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 @dataclass(frozen=True)

@@ -55,17 +55,14 @@ def bring_up(project: Project, release: Release) -> list[Container]:
     return containers
 
 
-def clear(project: Project, containers: Sequence[Container], release: Release | None) -> list[str]:
+def clear(project: Project, containers: Sequence[Container], release: Release) -> None:
     """Takes away what `up` would stumble over or leave: dead containers, unhealthy ones, those of no service."""
-    gone = []
     for each in containers:
         stuck = each.status in ("dead", "restarting") or (each.status == "running" and each.hopeless)
-        if stuck or release is None or each.service not in release.started:
+        if stuck or each.service not in release.started:
             if each.status == "running":
                 project.docker("stop", each.id)
             project.docker("rm", "--force", each.id)
-            gone.append(f"remove {each.name} ({each.describe()})")
-    return gone
 
 
 def _up(project: Project, limit: float) -> None:
@@ -83,6 +80,13 @@ def _up(project: Project, limit: float) -> None:
         if code == "STACK_UNHEALTHY" and bad:
             project.explain(bad, [], timed_out=False)
         raise FleetError(code, f"docker compose up:\n{tail(said, 10)}")
+
+
+def stop(project: Project) -> None:
+    """Ends every service by its own grace period; the containers stay."""
+    done = project.compose("stop")
+    if done.returncode != 0:
+        raise FleetError("STACK_DOWN_FAILED", f"docker compose stop:\n{tail(''.join(sorted_streams(done)), 10)}")
 
 
 def take_down(project: Project) -> None:

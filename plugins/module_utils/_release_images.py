@@ -101,11 +101,12 @@ class Images:
 
     def find(self, services: Mapping[str, Any], builds: Mapping[str, str], known: Iterable[Release]) -> None:
         """builds has, for each service that is built, what it is built from; known are the releases that are kept."""
+        here = self.ids()
         made = {
             service.build: service.image_id
             for release in known
             for service in release.services.values()
-            if service.build and service.image_id in self.ids()
+            if service.build and service.image_id in here
         }
         to_build = [name for name, source in builds.items() if not source or source not in made]
         self.found = {name: (made[source], source) for name, source in builds.items() if name not in to_build}
@@ -119,14 +120,7 @@ class Images:
         if self.check:
             self.found.update(dict.fromkeys(names, (TO_BUILD, "")))
             return
-        self._refuse_full_disk()
-        began = time.monotonic()
-        done = self.compose("--progress", "plain", "build", *names)
-        if done.returncode != 0:
-            said = "".join(sorted_streams(done))
-            raise FleetError(classify(said, "STACK_BUILD_FAILED"), f"docker compose build:\n{tail(said, 30)}")
-        self._look_again()
-        self.seconds["build"] = time.monotonic() - began
+        self._bring("build", names, "STACK_BUILD_FAILED", 30)
         for name in names:
             image = archives.reference(services[name].get("image") or f"{self.stack}-{name}")
             self.found[name] = (self.here[image], builds[name])
@@ -136,19 +130,23 @@ class Images:
         missing = [name for name, each in services.items() if not self._here(each["image"])]
         self.actions += [f"pull {services[name]['image']}" for name in missing]
         if missing and not self.check:
-            self._refuse_full_disk()
-            began = time.monotonic()
-            done = self.compose("--progress", "plain", "pull", *missing)
-            if done.returncode != 0:
-                said = "".join(sorted_streams(done))
-                raise FleetError(classify(said, "STACK_IMAGE_MISSING"), f"docker compose pull:\n{tail(said, 10)}")
-            self._look_again()
-            self.seconds["pull"] = time.monotonic() - began
+            self._bring("pull", missing, "STACK_IMAGE_MISSING", 10)
         for name, service in services.items():
             image = self._here(service["image"])
             if not image and not self.check:
                 raise FleetError("STACK_IMAGE_MISSING", f"{name}: {service['image']} is not here after the pull")
             self.found[name] = (image or TO_FETCH, "")
+
+    def _bring(self, verb: str, services: list[str], code: str, lines: int) -> None:
+        """Has Compose build or pull; the error is `code`, or what its last lines say more exactly."""
+        self._refuse_full_disk()
+        began = time.monotonic()
+        done = self.compose("--progress", "plain", verb, *services)
+        if done.returncode != 0:
+            said = "".join(sorted_streams(done))
+            raise FleetError(classify(said, code), f"docker compose {verb}:\n{tail(said, lines)}")
+        self._look_again()
+        self.seconds[verb] = time.monotonic() - began
 
     def _here(self, name: str) -> str:
         """The id of an image by its tag or digest, empty where it is not here."""

@@ -56,15 +56,6 @@ def _within(path: str, folder: str) -> bool:
     return Path(path) == Path(folder) or Path(folder) in Path(path).parents
 
 
-def prepare_all(
-    project: Project, config: Mapping[str, Any], images: Mapping[str, str], data: Mapping[str, str], check: bool = False
-) -> list[str]:
-    """Every data folder of a stack ({SETTING: path}) prepared for the services that mount it; a file stays as it is."""
-    folders = [path for path in data.values() if Path(path).is_dir() or not Path(path).exists()]
-    users = writers(project, config, images, folders)
-    return [action for path in folders for action in prepare(Path(path), project.user, users[path], check)]
-
-
 # --- preparing -------------------------------------------------------------------------------------------
 
 

@@ -26,10 +26,8 @@ from ansible_collections.gpulab.fleet.plugins.module_utils import _stack_images 
 from ansible_collections.gpulab.fleet.plugins.module_utils._compose import (
     Container,
     Project,
-    sorted_streams,
-    tail,
 )
-from ansible_collections.gpulab.fleet.plugins.module_utils._deploy_plan import KEEP, Handed, Plan
+from ansible_collections.gpulab.fleet.plugins.module_utils._deploy_plan import Handed, Plan
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import make_folders
 from ansible_collections.gpulab.fleet.plugins.module_utils._home_record import remember_stacks
@@ -160,7 +158,7 @@ class Transaction:
         containers = self.project().containers()
         self.done.containers = containers
         known = {each.service: each for each in containers}
-        for name, _service in made.release.started.items():
+        for name in made.release.started:
             if name not in known:
                 self.done.actions.append(f"create {name}")
             elif not gate.as_released(known[name], made.release):
@@ -398,10 +396,7 @@ class Transaction:
 
     def _copy_data(self, release: Release, why: str) -> Snapshot:
         """A copy of the data while nothing of the stack writes to them; the services stay stopped."""
-        stopped = self.project(release).compose("--progress", "plain", "stop")
-        if stopped.returncode != 0:
-            said = "".join(sorted_streams(stopped))
-            raise FleetError("STACK_DOWN_FAILED", f"docker compose stop:\n{tail(said, 10)}")
+        gate.stop(self.project(release))
         made = self._snapshots().make(self._places(release), release.id, why)
         self.done.actions.append(f"snapshot {made.id}")
         self.store.note(release.id, f"snapshot {made.id}", self.who, why)
@@ -490,6 +485,3 @@ class Transaction:
             "seconds": {name: round(seconds, 2) for name, seconds in self.done.seconds.items()},
             "diff": self.done.diff,
         }
-
-
-__all__ = ["KEEP", "Transaction", "stacks_root"]

@@ -113,6 +113,7 @@ options:
     description: Seconds to wait for another program that holds the package manager's lock.
     type: int
     default: 120
+extends_documentation_fragment: [gpulab.fleet.platform]
 attributes:
   check_mode:
     description: >-
@@ -122,10 +123,6 @@ attributes:
   diff_mode:
     description: Shows versions before and after.
     support: full
-  platform:
-    description: Debian and Ubuntu.
-    support: full
-    platforms: debian
 author:
   - gpulab.fleet contributors
 """

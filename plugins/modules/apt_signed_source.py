@@ -18,7 +18,7 @@ description:
     as they were are kept in the host's journal.
   - What shares its stanza with other addresses is not touched; where its key differs, nothing is written at all.
   - The package index is not refreshed; that is for the task that installs something.
-extends_documentation_fragment: [gpulab.fleet.proxy]
+extends_documentation_fragment: [gpulab.fleet.proxy, gpulab.fleet.platform]
 options:
   name:
     description: Name of the two files, without folder and suffix.
@@ -67,10 +67,6 @@ attributes:
   diff_mode:
     description: Shows the source file and the key's fingerprint.
     support: full
-  platform:
-    description: Debian and Ubuntu.
-    support: full
-    platforms: debian
 author:
   - gpulab.fleet contributors
 """

@@ -61,6 +61,7 @@ options:
     type: str
     choices: [present, absent]
     default: present
+extends_documentation_fragment: [gpulab.fleet.platform.systemd]
 attributes:
   check_mode:
     description: >-
@@ -70,10 +71,6 @@ attributes:
   diff_mode:
     description: Shows settings and units; of a spec what it gives a container, of the program its checksum.
     support: full
-  platform:
-    description: Debian and Ubuntu with systemd.
-    support: full
-    platforms: debian
 notes:
   - Must run as root.
   - On a host without a GPU nothing is done. A GPU that is added later is served by the next run.

@@ -18,6 +18,7 @@ options:
     type: list
     elements: str
     required: true
+extends_documentation_fragment: [gpulab.fleet.platform.systemd]
 attributes:
   check_mode:
     description: Changes nothing.
@@ -25,10 +26,6 @@ attributes:
   diff_mode:
     description: Changes nothing.
     support: N/A
-  platform:
-    description: Debian and Ubuntu with systemd.
-    support: full
-    platforms: debian
 author:
   - gpulab.fleet contributors
 notes:

@@ -43,6 +43,7 @@ options:
     description: Seconds that the containers of a user may take until they are healthy.
     type: int
     default: 300
+extends_documentation_fragment: [gpulab.fleet.platform.systemd]
 attributes:
   check_mode:
     description: Predicts without changing, and does not wait.
@@ -50,10 +51,6 @@ attributes:
   diff_mode:
     description: Has no files to show; RV(lines) says it in words.
     support: none
-  platform:
-    description: Debian and Ubuntu with systemd.
-    support: full
-    platforms: debian
 author:
   - gpulab.fleet contributors
 """

@@ -25,6 +25,7 @@ options:
     type: list
     elements: str
     default: []
+extends_documentation_fragment: [gpulab.fleet.platform.systemd]
 attributes:
   check_mode:
     description: Lists what would go, users' engines not counted.
@@ -32,10 +33,6 @@ attributes:
   diff_mode:
     description: Shows files, units and packages.
     support: full
-  platform:
-    description: Debian and Ubuntu with systemd.
-    support: full
-    platforms: debian
 author:
   - gpulab.fleet contributors
 """

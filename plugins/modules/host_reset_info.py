@@ -26,6 +26,7 @@ options:
     description: Where the users' stacks lie, in case they were not deployed by this version.
     type: str
     default: ~/gpulab
+extends_documentation_fragment: [gpulab.fleet.platform.systemd]
 attributes:
   check_mode:
     description: Changes nothing.
@@ -33,10 +34,6 @@ attributes:
   diff_mode:
     description: Changes nothing.
     support: N/A
-  platform:
-    description: Debian and Ubuntu with systemd.
-    support: full
-    platforms: debian
 author:
   - gpulab.fleet contributors
 """

@@ -18,6 +18,7 @@ options:
     type: list
     elements: str
     default: []
+extends_documentation_fragment: [gpulab.fleet.platform]
 attributes:
   check_mode:
     description: Predicts without writing.
@@ -25,10 +26,6 @@ attributes:
   diff_mode:
     description: Shows the new entries.
     support: full
-  platform:
-    description: Debian and Ubuntu.
-    support: full
-    platforms: debian
 author:
   - gpulab.fleet contributors
 """

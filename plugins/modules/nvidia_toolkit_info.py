@@ -24,6 +24,7 @@ options:
     type: list
     elements: str
     default: []
+extends_documentation_fragment: [gpulab.fleet.platform]
 attributes:
   check_mode:
     description: Reads only.
@@ -31,10 +32,6 @@ attributes:
   diff_mode:
     description: Changes nothing.
     support: none
-  platform:
-    description: Debian and Ubuntu.
-    support: full
-    platforms: debian
 author:
   - gpulab.fleet contributors
 """

@@ -16,7 +16,7 @@ description:
   - Delegates the cgroup controllers to the users' service managers, without which limits on containers are ignored.
   - Where AppArmor restricts user namespaces (Ubuntu 24.04) and no profile covers rootlesskit, adds one.
   - Installs the researcher's command, C(/usr/local/bin/gpulab).
-extends_documentation_fragment: [gpulab.fleet.proxy]
+extends_documentation_fragment: [gpulab.fleet.proxy, gpulab.fleet.platform.systemd]
 options:
   rootful:
     description:
@@ -67,10 +67,6 @@ attributes:
   diff_mode:
     description: Shows files and the state of units.
     support: full
-  platform:
-    description: Debian and Ubuntu with systemd.
-    support: full
-    platforms: debian
 author:
   - gpulab.fleet contributors
 """

@@ -18,7 +18,7 @@ description:
     true then. Containers that a restart, or an interrupted earlier run, has stopped are started again.
   - A unit that somebody else wrote is replaced; the old text stays beside it as C(docker.service.before-gpulab).
   - Runs as root and does whatever concerns the home as the user.
-extends_documentation_fragment: [gpulab.fleet.proxy]
+extends_documentation_fragment: [gpulab.fleet.proxy, gpulab.fleet.platform.systemd]
 options:
   name:
     description: The user.
@@ -134,10 +134,6 @@ attributes:
   diff_mode:
     description: Shows C(daemon.json) and the unit; never the CLI's configuration, which may hold credentials.
     support: full
-  platform:
-    description: Debian and Ubuntu with systemd.
-    support: full
-    platforms: debian
 author:
   - gpulab.fleet contributors
 """

@@ -33,6 +33,7 @@ options:
     description: How many ids each user must have in each file.
     type: int
     default: 65536
+extends_documentation_fragment: [gpulab.fleet.platform]
 attributes:
   check_mode:
     description: Predicts without changing.
@@ -40,10 +41,6 @@ attributes:
   diff_mode:
     description: Shows both files.
     support: full
-  platform:
-    description: Debian and Ubuntu.
-    support: full
-    platforms: debian
 author:
   - gpulab.fleet contributors
 """

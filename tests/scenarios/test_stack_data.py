@@ -56,9 +56,9 @@ class Host:
         return json.loads(said.rpartition("ANSWER ")[2])
 
     def container(self, code: str, image: str = "jovyan", check: bool = True) -> str:
-        """Runs Python in a container that has the data folder at /work."""
+        """Runs Python in a container that has the data folder at /shared."""
         self.site.ssh(f"cat > {CODE}/inside.py <<'EOT'\n{code}\nEOT")
-        mounts = f"-v {DATA}:/work -v {CODE}/inside.py:/inside.py:ro"
+        mounts = f"-v {DATA}:/shared -v {CODE}/inside.py:/inside.py:ro"
         entry = f"--entrypoint {self.python}"
         return self.shell(f"docker run --rm --network none {mounts} {entry} {image} /inside.py 2>&1", check)
 
@@ -81,20 +81,21 @@ def host(hosts: Hosts) -> Host:
 WRITE = """
 import os
 os.umask(0o077)
-os.makedirs('/work/run/deep', exist_ok=True)
-open('/work/run/plain', 'w').write('from the container')
-os.close(os.open('/work/run/deep/private', os.O_CREAT | os.O_WRONLY, 0o600))
-os.chmod('/work/run/deep/private', 0o600)
-os.chmod('/work/run/deep', 0o700)
+os.makedirs('/shared/run/deep', exist_ok=True)
+open('/shared/run/plain', 'w').write('from the container')
+os.close(os.open('/shared/run/deep/private', os.O_CREAT | os.O_WRONLY, 0o600))
+os.chmod('/shared/run/deep/private', 0o600)
+os.chmod('/shared/run/deep', 0o700)
 print(os.getuid())
 """
 
 
 def prepare(host: Host, image: str) -> list[str]:
     image_id = host.shell(f"docker inspect -f '{{{{.Id}}}}' {image}").strip()
-    service = {"volumes": [{"type": "bind", "source": DATA, "target": "/work"}]}
+    service = {"volumes": [{"type": "bind", "source": DATA, "target": "/shared"}]}
     config = {"services": {"notebook": service}}
-    code = f"answer(_stack_data.prepare_all(project, {config!r}, {{'notebook': '{image_id}'}}, {{'WORK': '{DATA}'}}))"
+    users = f"_stack_data.writers(project, {config!r}, {{'notebook': '{image_id}'}}, ['{DATA}'])['{DATA}']"
+    code = f"answer(_stack_data.prepare(Path('{DATA}'), project.user, {users}))"
     actions: list[str] = host.call(code)
     return actions
 
@@ -109,7 +110,7 @@ def test_a_folder_of_a_container_that_runs_as_root_is_the_hosts_users(host: Host
 
 def test_both_sides_write_in_a_folder_of_a_container_with_a_user_of_its_own(host: Host) -> None:
     host.shell(f"mkdir -p {DATA}")
-    assert "PermissionError" in host.container("open('/work/x', 'w')", check=False), (
+    assert "PermissionError" in host.container("open('/shared/x', 'w')", check=False), (
         "without it the container could not write"
     )
     assert prepare(host, "jovyan") == [f"let uid 1000 of the containers write {DATA}"]
@@ -119,7 +120,7 @@ def test_both_sides_write_in_a_folder_of_a_container_with_a_user_of_its_own(host
     host.shell(
         f"echo and the host >> {DATA}/run/plain; umask 077; mkdir -p {DATA}/mine && echo more > {DATA}/mine/file"
     )
-    said = host.container("print(open('/work/mine/file', 'a').write('x'), open('/work/run/plain').read())")
+    said = host.container("print(open('/shared/mine/file', 'a').write('x'), open('/shared/run/plain').read())")
     assert said.split() == ["1", "from", "the", "containerand", "the", "host"]
     # What was made with a mode of its own is the container's alone, until it is repaired; without sudo.
     private = f"{DATA}/run/deep/private"
@@ -184,7 +185,7 @@ def test_data_of_containers_come_back_from_a_snapshot_and_go_when_the_stack_is_n
         f"parts = [*_stack_places.folders({{'WORK': '{DATA}'}}), *_stack_places.volumes(project)]\n"
     )
     name = host.call(f"{head}answer(copies.make(parts, '0001').id)")
-    host.container("import os; os.unlink('/work/run/plain'); open('/work/new', 'w')")
+    host.container("import os; os.unlink('/shared/run/plain'); open('/shared/new', 'w')")
     assert host.call(listing) != before
     assert len(host.call(f"{head}answer(copies.restore('{name}'))")) == 2
     assert host.call(listing) == before, "owners, modes and content"
@@ -202,9 +203,9 @@ COMPOSE = """
 services:
   writer:
     build: .
-    command: ["open('/work/out', 'w').write('kept'); import time; time.sleep(1e6)"]
+    command: ["open('/shared/out', 'w').write('kept'); import time; time.sleep(1e6)"]
     stop_grace_period: 1s
-    volumes: ["${WORK:-./data/work}:/work"]
+    volumes: ["${WORK:-./data/work}:/shared"]
 """
 
 

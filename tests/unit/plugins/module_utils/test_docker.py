@@ -85,8 +85,8 @@ def test_short_leaves_what_matters() -> None:
     text = (
         f"{START}error creating device nodes: mount /dev/nvidia0:/home/a/docker/overlay2/9/merged/dev/nvidia0 (via x)"
     )
-    error = SimpleNamespace(explanation=text.encode())
-    assert _docker.short(error) == "error creating device nodes: mount /dev/nvidia0 (via x)"  # type: ignore[arg-type]
+    error: Any = SimpleNamespace(explanation=text.encode())
+    assert _docker.short(error) == "error creating device nodes: mount /dev/nvidia0 (via x)"
 
 
 def test_a_process_is_known_by_number_and_start() -> None:

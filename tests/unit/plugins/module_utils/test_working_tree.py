@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_collections.gpulab.fleet.plugins.module_utils import _working_tree
@@ -178,10 +179,11 @@ def test_a_plain_folder_and_its_links(tmp_path: Path) -> None:
 def test_what_no_build_sees_stays_behind(tmp_path: Path) -> None:
     top = write(tmp_path, src__a="1", weights__w="2", _dot_dockerignore="weights\ndocker\n", docker__Dockerfile="FROM x\n",
                 docker__compose_dot_yml="", docker__stack_dot_yml="")  # fmt: skip
-    compose = {"services": {"a": {"build": {"context": "..", "dockerfile": "docker/Dockerfile"}}}}
+    service = {"build": {"context": "..", "dockerfile": "docker/Dockerfile"}}
+    compose: dict[str, Any] = {"services": {"a": service}}
     found = _working_tree.look(top, compose, "docker").files
     assert list(found) == [".dockerignore", "docker/Dockerfile", "docker/compose.yml", "docker/stack.yml", "src/a"]
-    compose["services"]["b"] = {"volumes": ["$PWD:/app"]}  # type: ignore[dict-item]
+    compose["services"]["b"] = {"volumes": ["$PWD:/app"]}
     assert "weights/w" in _working_tree.look(top, compose, "docker").files
 
 
