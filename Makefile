@@ -1,4 +1,4 @@
-# make demo | test | lint | unit | molecule S=name | scenarios | chaos | bench | demo-clean | docs | lock
+# make demo | test | lint | unit | molecule S=name | scenarios | chaos | stacks S=name | bench | demo-clean | docs | lock
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -14,7 +14,7 @@ PACKAGES := python3-venv mmdebstrap systemd-container iproute2 iptables openssh-
 JOBS := $(shell echo $$(( $$(nproc) + 1 )))
 SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
 
-.PHONY: help deps lint chaos docs unit molecule scenarios test demo demo-clean bench lock
+.PHONY: help deps lint chaos stacks docs unit molecule scenarios test demo demo-clean bench lock
 
 help:
 	@sed -n '1s/^# //p' Makefile
@@ -52,11 +52,15 @@ molecule: deps
 scenarios: deps
 	@echo "==> the lab itself"; $(RUN) pytest tests/lab/tests
 	@echo "==> the lab's parts and the scenarios, $(JOBS) files at a time"
-	@$(RUN) pytest -m "not chaos" -n $(JOBS) --dist loadfile tests/lab/mirror tests/lab/driver tests/lab/toolkit tests/scenarios
+	@$(RUN) pytest -m "not chaos and not heavy" -n $(JOBS) --dist loadfile tests/lab/mirror tests/lab/driver tests/lab/toolkit tests/scenarios
 
 chaos: deps
 	@echo "==> killed runs, power cuts, and specs made fifty times under live engines"
 	@$(RUN) pytest -m chaos -n $(JOBS) --dist loadfile tests/scenarios
+
+stacks: deps
+	@echo "==> the shipped stacks with their real software"
+	@$(RUN) pytest -m heavy -n $(JOBS) --dist loadfile $(if $(S),tests/scenarios/test_stack_$(S).py,tests/scenarios)
 
 test: lint unit scenarios molecule
 	@echo "==> all tests passed"
