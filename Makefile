@@ -80,6 +80,7 @@ demo-clean:
 # --- maintenance ----------------------------------------------------------------------------------------
 docs: deps
 	@$(RUN) python tests/tools/findings_doc.py
+	@$(RUN) python tests/tools/stack_pages.py
 
 lock: deps
 	@cd requirements && for f in dev:3.11 bootstrap:3.10 target:3.10; do $(CURDIR)/$(VENV)/bin/uv pip compile -q --upgrade --generate-hashes \
