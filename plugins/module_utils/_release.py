@@ -88,6 +88,7 @@ class Release:
     checksums: dict[str, str]
     wait_timeout: int
     sharing: str = "exclusive"
+    after: str = ""  # id of the release that ran when this one was made: the one to go back to
 
     def plain(self) -> dict[str, Any]:
         record = asdict(self)
@@ -165,10 +166,14 @@ class Store:
         found = (Release.read(path) for path in self.releases.iterdir() if ID.fullmatch(path.name))
         return sorted((each for each in found if each), key=lambda each: int(each.id))
 
-    def before(self, current: Release | None) -> Release | None:
-        """The release to go back to from this one: the newest older one that did not fail."""
-        older = [each for each in self.all() if not each.failed and (not current or int(each.id) < int(current.id))]
-        return older[-1] if older else None
+    def before(self, current: Release) -> list[Release]:
+        """The good releases that led to this one, the last first. One that was rolled back from is not among them."""
+        good = {each.id: each for each in self.all() if not each.failed}
+        led, last = [], good.pop(current.id, current)
+        while found := good.pop(last.after, None):
+            led.append(found)
+            last = found
+        return led
 
     def next_id(self) -> str:
         taken = [int(path.name) for path in self.releases.glob("*") if ID.fullmatch(path.name)]
@@ -246,15 +251,15 @@ class Store:
     # --- keeping and forgetting --------------------------------------------------------------------------
 
     def outdated(self, keep: int | None) -> list[Release]:
-        """The releases beyond those that are kept: the current one, `keep` - 1 good ones before it, the newest failed.
+        """The releases beyond those that are kept: the current one, `keep` - 1 others, the newest failed one.
 
-        Without `keep`, every good one is.
+        Of the others those that led to the current one come first. Without `keep`, every good one is kept.
         """
-        current = self.current()
-        everything = self.all()
-        good = [each for each in everything if not each.failed and each != current]
-        older = [each for each in good if not current or int(each.id) < int(current.id)]
-        kept = {each.id for each in (good if keep is None else older[max(len(older) - max(keep, 1) + 1, 0) :])}
+        current, everything = self.current(), self.all()
+        led = self.before(current) if current else []
+        good = [each for each in reversed(everything) if not each.failed and each not in (current, *led)]
+        others = [*led, *good]
+        kept = {each.id for each in (others if keep is None else others[: max(keep, 1) - 1])}
         failed = [each for each in everything if each.failed and each != current]
         kept |= {each.id for each in failed[-1:]} | ({current.id} if current else set())
         return [each for each in everything if each.id not in kept]

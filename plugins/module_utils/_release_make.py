@@ -226,6 +226,7 @@ class Making:
             checksums={name: checksum(scratch / "release" / name) or "" for name in texts},
             wait_timeout=plan.wait_timeout,
             sharing=plan.sharing,
+            after=current.id if current else "",
         )
         known = {name: image for name, (image, _source) in images.found.items() if image.startswith("sha256:")}
         writers = _stack_data.writers(self.project, final, known, data.values())

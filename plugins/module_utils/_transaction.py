@@ -354,11 +354,12 @@ class Transaction:
         with self._alone("rollback"):
             self.project().engine()
             current = self.store.current()
-            target = self.store.read(to) if to else self.store.before(current)
+            led = self.store.before(current) if current else []
+            target = self.store.read(to) if to else next(iter(led), None)
             if target is None:
                 if to:
                     raise unknown_release(self.store, to)
-                there = f"release {current.id} is the oldest that is kept" if current else "nothing is deployed"
+                there = f"no release that ran before {current.id} is kept" if current else "nothing is deployed"
                 raise FleetError("RELEASE_NONE_BEFORE", f"stack {self.name}: {there}")
             if current and target.id == current.id:
                 self._keep(current)
