@@ -21,6 +21,7 @@ class Plan:
     sharing: str = "exclusive"  # or shared
     secrets: dict[str, str] = field(default_factory=dict)
     secret_modes: dict[str, str] = field(default_factory=dict)
+    generate: dict[str, int] = field(default_factory=dict)  # secrets that are made where none is given, and how long
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # relative path: sha256, mode
     archives: list[dict[str, Any]] = field(default_factory=list)
     wait_timeout: int = 120
@@ -49,6 +50,7 @@ def of_definition(defined: Mapping[str, Any], described: bool) -> dict[str, Any]
         "data": defined["data"],
         "sharing": defined["gpu_sharing"],
         "secret_modes": {name: str(entry.get("mode", "0600")) for name, entry in defined["secrets"].items()},
+        "generate": {name: entry["generate"] for name, entry in defined["secrets"].items() if "generate" in entry},
         "no_health": defined["no_health"] if described else None,
         **{part: defined[part] for part in ("profiles", "runs", "publish", "checks", "snapshot")},
     }

@@ -189,8 +189,12 @@ def gpus(name: str, own: Mapping[str, Any], services: set[str], current: Release
 
 
 def kept_secrets(store: Store, current: Release | None, defined: Mapping[str, Any]) -> dict[str, str]:
+    if current is None:
+        return {}
     found = {}
-    for key, digest in (current.secrets if current else {}).items():
+    for key, digest in current.secrets.items():
+        if key in current.generated and "generate" in defined["secrets"].get(key, {}):
+            continue  # it is where it was made
         if key in defined["secrets"]:
             found[key] = read_secret(store.secrets / f"{key}.{digest}", whole=True)
     return found

@@ -89,6 +89,7 @@ class Release:
     wait_timeout: int
     sharing: str = "exclusive"
     after: str = ""  # id of the release that ran when this one was made: the one to go back to
+    generated: list[str] = field(default_factory=list)  # those of its secrets that were made on this host
 
     def plain(self) -> dict[str, Any]:
         record = asdict(self)

@@ -8,6 +8,7 @@ have in common is there once.
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import os
 import shutil
@@ -20,7 +21,7 @@ from typing import Any
 from ansible_collections.gpulab.fleet.plugins.module_utils._deploy_plan import Handed, Plan
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import make_folders, write_atomic
-from ansible_collections.gpulab.fleet.plugins.module_utils._release import Store, sync_folder, sync_tree
+from ansible_collections.gpulab.fleet.plugins.module_utils._release import Release, Store, sync_folder, sync_tree
 from ansible_collections.gpulab.fleet.plugins.module_utils._release_compose import part_digest
 from ansible_collections.gpulab.fleet.plugins.module_utils._stack_files import checksum, digest
 from ansible_collections.gpulab.fleet.plugins.module_utils._tree_delta import take_over
@@ -135,18 +136,29 @@ def secret_path(store: Store, name: str, made: str) -> Path:
     return store.secrets / f"{name}.{made}"
 
 
-def keep_secrets(store: Store, plan: Plan, digests: Mapping[str, str]) -> None:
+def keep_secrets(
+    store: Store, secrets: Mapping[str, str], modes: Mapping[str, str], digests: Mapping[str, str]
+) -> None:
     """Each version of a secret lies in a file of its own, so that a rollback has the one that its release had."""
-    if not plan.secrets:
+    if not secrets:
         return
     make_folders(store.folder)
     store.secrets.mkdir(mode=0o700, exist_ok=True)
     store.secrets.chmod(0o700)
-    for name, text in plan.secrets.items():
-        path, mode = secret_path(store, name, digests[name]), int(plan.secret_modes.get(name, "0600"), 8)
+    for name, text in secrets.items():
+        path, mode = secret_path(store, name, digests[name]), int(modes.get(name, "0600"), 8)
         try:
             same = path.read_text(encoding="utf-8") == text and path.stat().st_mode & 0o777 == mode
         except OSError:
             same = False
         if not same:
             write_atomic(path, text.encode(), mode)
+
+
+def masked(store: Store, release: Release, text: str) -> str:
+    """What a service said, without the secrets that it was given."""
+    for name, made in release.secrets.items():
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            value = secret_path(store, name, made).read_text(encoding="utf-8").strip()
+            text = text.replace(value, "********") if value else text
+    return text

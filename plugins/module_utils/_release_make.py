@@ -15,7 +15,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.gpulab.fleet.plugins.module_utils import _gpu_holders, _stack_data, _stack_gpus, _stack_images
+from ansible_collections.gpulab.fleet.plugins.module_utils import (
+    _generated_secrets,
+    _gpu_holders,
+    _stack_data,
+    _stack_gpus,
+    _stack_images,
+)
 from ansible_collections.gpulab.fleet.plugins.module_utils import _release_compose as composing
 from ansible_collections.gpulab.fleet.plugins.module_utils import _release_files as files
 from ansible_collections.gpulab.fleet.plugins.module_utils._compose import Project
@@ -65,7 +71,8 @@ class Making:
         self.store, self.user, self.project = store, user, project
         self.plan, self.handed, self.check, self.who = plan, handed, check, who
         self.salt = store.salt() or secrets.token_hex(16)
-        self.digests = files.secret_digests(self.salt, plan.secrets)
+        self.secrets, self.generated = _generated_secrets.complete(store, plan.generate, plan.secrets)
+        self.digests = files.secret_digests(self.salt, self.secrets)
         self.data_root = store.root / "data" / store.name
         self.data = {
             name: self._home(plan.settings.get(name) or str(self.data_root / entry["folder"]))
@@ -156,7 +163,8 @@ class Making:
         if not self.check:
             store.keep_salt(self.salt)
             tree = files.keep_tree(store, plan, tree)
-            files.keep_secrets(store, plan, self.digests)
+            _generated_secrets.keep(self.user, store, {name: self.secrets[name] for name in self.generated})
+            files.keep_secrets(store, self.secrets, plan.secret_modes, self.digests)
         env = scratch / "settings.env"
         env.write_text(self._settings(), encoding="utf-8")
         env.chmod(0o600)
@@ -227,6 +235,7 @@ class Making:
             wait_timeout=plan.wait_timeout,
             sharing=plan.sharing,
             after=current.id if current else "",
+            generated=self.generated,
         )
         known = {name: image for name, (image, _source) in images.found.items() if image.startswith("sha256:")}
         writers = _stack_data.writers(self.project, final, known, data.values())

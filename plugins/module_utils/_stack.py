@@ -13,6 +13,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetE
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 TYPES = ("str", "int", "float", "bool", "path", "port")
+SHORTEST, LONGEST = 8, 128  # of secrets that are generated; VNC takes 8 characters and no more
 PARTS = {"description", "settings", "gpus", "data", "secrets", "wait_timeout"}
 # Compose reads these from the environment that it is started in: a setting of that name would never reach it.
 TAKEN = {"PATH", "HOME", "USER", "LOGNAME", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "DOCKER_HOST", "LC_ALL"}
@@ -47,6 +48,11 @@ def definition(stack: str, read: Any) -> dict[str, Any]:
     for name, entry in whole["data"].items():
         if not entry.get("folder"):
             raise FleetError("STACK_INVALID", f"{stack}: data.{name} names no folder")
+    for name, entry in whole["secrets"].items():
+        length = entry.get("generate", SHORTEST)
+        if isinstance(length, bool) or not isinstance(length, int) or not SHORTEST <= length <= LONGEST:
+            text = f"{stack}: secrets.{name}.generate is {length!r}: write how many characters, {SHORTEST} to {LONGEST}"
+            raise FleetError("STACK_INVALID", text)
     return whole
 
 
@@ -108,7 +114,8 @@ def check_secrets(stack: str, defined: Mapping[str, Any], given: Mapping[str, An
     for name, text in given.items():
         if not isinstance(text, str) or not text:
             raise FleetError("STACK_SECRET_INVALID", f"stack {stack}: the secret {name} is not text, or empty")
-    missing = sorted(name for name, entry in defined["secrets"].items() if entry.get("required") and name not in given)
+    needed = {name for name, entry in defined["secrets"].items() if entry.get("required") and "generate" not in entry}
+    missing = sorted(needed - set(given))
     if missing:
         raise FleetError("STACK_SECRET_INVALID", f"stack {stack}: {', '.join(missing)} must be given")
 

@@ -24,4 +24,6 @@ def lines(name: str, user: str, result: Mapping[str, Any], check: bool = False) 
         state = each["status"] if each["health"] in (None, "none") else each["health"]  # without a health check
         facts = [*(where["address"] for where in each["addresses"]), *result["gpus"].get(each["service"], [])]
         text += wrapped(f"  {each['service']:{width}}  {state:7}  ", ", ".join(facts))
+    for name, path in result.get("secret_files", {}).items():
+        text += wrapped(f"  {name} is in ", path)
     return [line.rstrip() for line in text]

@@ -1,6 +1,6 @@
 # Copyright: gpulab.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Deleting a stack's data for good: data folders, named volumes, snapshots; each named with its size beforehand.
+"""Deleting a stack's data for good: data folders, named volumes, snapshots, secrets that were made for it; each named with its size beforehand.
 
 Only what lies below the stacks' own root goes, and volumes that Compose labelled with the stack's name. A folder elsewhere
 that a setting chose is its owner's.
@@ -18,17 +18,21 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.gpulab.fleet.plugins.module_utils._stack_places import Part, sizes, volumes
 from ansible_collections.gpulab.fleet.plugins.module_utils._user_space import readable
 
+KINDS = ("data", "snapshots", "secrets")
+
 
 def going(project: Project, root: Path) -> list[dict[str, Any]]:
     """What a purge would delete: kind, name, path, bytes."""
     parts = []
-    data, snapshots = root / "data" / project.name, root / "snapshots" / project.name
+    data, snapshots, secrets = (root / kind / project.name for kind in KINDS)
     if data.is_dir():
         parts += [Part("folder", path.name, path) for path in sorted(data.iterdir())]
         parts = parts or [Part("folder", project.name, data)]
     parts += volumes(project)
     if snapshots.is_dir():
         parts.append(Part("snapshots", project.name, snapshots))
+    if secrets.is_dir():
+        parts.append(Part("secrets", project.name, secrets))
     measured = sizes(project.user, parts)
     return [{**part.plain(), "bytes": measured[str(part.path)]} for part in parts]
 
@@ -56,7 +60,7 @@ def purge(project: Project, root: Path, typed: str, check: bool = False) -> dict
             if done.returncode != 0:
                 raise FleetError("DATA_NOT_DELETED", f"volume {name}: {done.stderr.strip()}")
         # Whole folders, with what is hidden in them.
-        _delete(project, [path for kind in ("data", "snapshots") if (path := root / kind / project.name).exists()])
+        _delete(project, [path for kind in KINDS if (path := root / kind / project.name).exists()])
     return {"changed": True, "actions": actions, "going": rows}
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.gpulab.fleet.plugins.module_utils import _gpu_holders, _stack_lock
+from ansible_collections.gpulab.fleet.plugins.module_utils import _generated_secrets, _gpu_holders, _stack_lock
 from ansible_collections.gpulab.fleet.plugins.module_utils import _release_gate as gate
 from ansible_collections.gpulab.fleet.plugins.module_utils import _stack_images as archives
 from ansible_collections.gpulab.fleet.plugins.module_utils._compose import (
@@ -38,6 +38,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._release import (
     Store,
     unknown_release,
 )
+from ansible_collections.gpulab.fleet.plugins.module_utils._release_files import masked, secret_path
 from ansible_collections.gpulab.fleet.plugins.module_utils._release_images import outdated_tags, restore_tags
 from ansible_collections.gpulab.fleet.plugins.module_utils._release_make import Made, Making
 from ansible_collections.gpulab.fleet.plugins.module_utils._settle_unit import ensure_unit
@@ -221,7 +222,10 @@ class Transaction:
         project = self.project(release)
         before = {each.id: each.started for each in project.containers()}
         began = time.monotonic()
-        containers = gate.bring_up(project, release)
+        try:
+            containers = gate.bring_up(project, release)
+        except FleetError as error:
+            raise FleetError(error.code, masked(self.store, release, error.detail)) from error
         self.done.seconds["up"] = time.monotonic() - began
         for each in containers:
             if each.id not in before:
@@ -374,7 +378,6 @@ class Transaction:
 
     def _refuse_incomplete(self, release: Release) -> None:
         """Everything that a release needs is kept with it; says what somebody has taken away or changed."""
-        from ansible_collections.gpulab.fleet.plugins.module_utils._release_files import secret_path
         from ansible_collections.gpulab.fleet.plugins.module_utils._stack_files import checksum
 
         missing = [name for name, wanted in release.checksums.items() if checksum(release.folder / name) != wanted]
@@ -481,6 +484,7 @@ class Transaction:
             "folder": str(self.store.link),
             "data": release.data if release else {},
             "gpus": release.gpus if release else {},
+            "secret_files": _generated_secrets.where(self.store, release.plain()) if release else {},
             "services": [container.plain() for container in self.done.containers],
             "notes": self.done.notes,
             "seconds": {name: round(seconds, 2) for name, seconds in self.done.seconds.items()},

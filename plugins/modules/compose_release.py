@@ -91,7 +91,9 @@ options:
         type: path
         required: true
   secrets:
-    description: Values for what C(stack.yml) lists under C(secrets).
+    description:
+      - Values for what C(stack.yml) lists under C(secrets).
+      - One that has C(generate) there, and no value here, is made on the host once and kept there.
     type: dict
     default: {}
   state:
@@ -138,7 +140,7 @@ options:
     type: dict
 notes:
   - Runs as root or as the user; everything is done as the user.
-  - The last lines of a failed service's log are part of the error. Values of O(secrets) are masked in it.
+  - The last lines of a failed service's log are part of the error. Values of secrets are masked in it.
 seealso:
   - module: gpulab.fleet.gpu_proof
 """
@@ -209,6 +211,10 @@ data:
   returned: success
 gpus:
   description: UUIDs of the GPUs by service.
+  type: dict
+  returned: success
+secret_files:
+  description: Where each secret lies that was generated on the host, by name; of files of mode 0600 the paths only.
   type: dict
   returned: success
 services:

@@ -63,6 +63,10 @@ stacks:
     by: {description: Who made it., type: str, returned: always}
     why: {description: What was said of why., type: str, returned: always}
     folder: {description: Where C(docker compose) works., type: str, returned: always}
+    secret_files:
+      description: Where each secret lies that was generated on the host, by name.
+      type: dict
+      returned: always
     services: {description: The services with status and addresses., type: list, elements: dict, returned: always}
     failed: {description: The newest release when it failed; what it said., type: dict, returned: always}
     unfinished: {description: A transaction that was cut off., type: dict, returned: always}

@@ -181,8 +181,10 @@ def test_a_stack_is_removed_and_its_data_stay(site: Site) -> None:
     assert site.login("trainer", "ls gpulab/data/small; ls gpulab/stacks").split() == ["notes", "quickstart"]
     gpulab(site, "undeploy small", status=3)
     assert answer(site, "purge small", status=3)["finding"]["code"] == "STACK_PURGE_UNCONFIRMED"
-    assert {each["kind"] for each in answer(site, "purge small --check")["going"]} == {"folder", "snapshots"}
+    assert {each["kind"] for each in answer(site, "purge small --check")["going"]} == {"folder", "secrets", "snapshots"}
+    assert len(site.login("trainer", "cat gpulab/secrets/small/KEY")) == 12, "an undeploy leaves it"
     gpulab(site, "purge small --yes-delete small")
+    assert site.login("trainer", "ls gpulab/secrets") == ""
     assert site.login("trainer", "ls gpulab/data gpulab/snapshots").split() == [
         "gpulab/data:",
         "quickstart",

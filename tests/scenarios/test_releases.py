@@ -52,6 +52,21 @@ def test_deploy_then_no_change(small: Small) -> None:
     assert "sesame" not in small.sh("docker inspect small-web-1") + small.sh(f"cat {FOLDER}/current/*")
 
 
+def test_a_secret_that_is_generated_is_in_its_file_and_nowhere_else(small: Small) -> None:
+    again = small.deploy("--diff", "-vvv", secrets={"TOKEN": "sesame"}).ok()
+    path = "/home/trainer/gpulab/secrets/small/KEY"
+    assert small.result(again)["secret_files"] == {"KEY": path}
+    key = small.sh(f"cat {path}")
+    assert len(key) == 12, "and no line break behind it"
+    assert small.sh("docker exec small-web-1 cat /run/secrets/KEY") == key
+    assert small.sh(f"stat -c '%a %U' {path}").split() == ["600", "trainer"]
+    assert f"KEY is in {path}" in small.sh("gpulab status small")
+    shown = small.sh("docker inspect small-web-1; docker logs small-web-1 2>&1; gpulab status small --json")
+    files = small.sh(f"cat {FOLDER}/current/* {FOLDER}/current/.env {FOLDER}/history")
+    journal = small.site.ssh("journalctl --no-pager --since -10min | cat")
+    assert not [text for text in (shown, files, journal, again.raw, again.stderr) if key in text]
+
+
 def test_only_what_changed_is_restarted(small: Small) -> None:
     before = small.containers()
     check = small.result(small.deploy("--check", "--diff", secrets={"TOKEN": "sesame"}, settings={"SIDE_WORD": "new"}))
