@@ -17,8 +17,6 @@ from ansible_collections.gpulab.fleet.plugins.plugin_utils._stack_plan import fi
 
 
 class ActionModule(ActionBase):
-    TRANSFERS_FILES = True
-
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         task_vars = task_vars or {}

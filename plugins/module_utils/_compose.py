@@ -28,7 +28,7 @@ ONE_OFF = "com.docker.compose.oneoff"
 RESTARTS = 3  # a container that came up and fell this often will not stay up
 STEADY = 3.0  # seconds that one without a health check must stay up to count as well
 STEADY_AGAIN = 10.0  # the same for one that has fallen before
-POLL = 0.25
+POLL = 0.1
 
 # What Compose or the engine says when it cannot start something, and which finding that is; the first match counts.
 SAYS = [
@@ -232,12 +232,6 @@ class Project:
             timeout=timeout,
             stdin=subprocess.DEVNULL if stdin is None else stdin,
         )
-
-    def compose_version(self) -> str:
-        done = self.compose("version", "--short")
-        if done.returncode != 0:
-            raise FleetError("STACK_ENGINE_DOWN", f"docker compose: {(done.stderr or done.stdout).strip()}")
-        return done.stdout.strip()
 
     def resolve(self, compose_file: Path, env: Path, tree: Path) -> dict[str, Any]:
         """The services of all profiles with every variable filled in; an error when Compose cannot read the file.

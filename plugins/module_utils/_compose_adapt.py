@@ -46,7 +46,6 @@ class Host:
     """What a stack's host can do for it."""
 
     engine: str
-    compose: str
     home: Path
     socket: Path
     runtimes: frozenset[str] = frozenset()
@@ -57,13 +56,10 @@ class Host:
     names: Mapping[str, str] = field(default_factory=dict)  # container -> project, of this engine
 
     @classmethod
-    def read(
-        cls, user: Account, engine: str, compose: str, info: Mapping[str, Any], names: Mapping[str, str] | None = None
-    ) -> Host:
+    def read(cls, user: Account, engine: str, info: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Host:
         """info is the engine's answer to /info."""
         return cls(
             engine=engine,
-            compose=compose,
             home=user.home,
             socket=user.socket,
             runtimes=frozenset(info.get("Runtimes") or {}),

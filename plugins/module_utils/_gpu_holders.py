@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.gpulab.fleet.plugins.module_utils._clock import now
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import write_atomic
-from ansible_collections.gpulab.fleet.plugins.module_utils._release import now
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
 
 FOLDER = Path("/var/lib/gpulab/holders")

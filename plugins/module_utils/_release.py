@@ -23,10 +23,10 @@ import shutil
 import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.gpulab.fleet.plugins.module_utils._clock import now
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import make_folders, write_atomic
 
@@ -39,10 +39,6 @@ LOGS = "logs"
 ID = re.compile(r"\d{4,}")
 HALF = re.compile(r"\.(new-.*|current|.+\.[a-z0-9_]{8})")  # as files.write_atomic and tempfile name things
 PREPARING, SWITCHING, COMMITTED = "preparing", "switching", "committed"
-
-
-def now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def whoever() -> str:

@@ -24,6 +24,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils import (
 )
 from ansible_collections.gpulab.fleet.plugins.module_utils import _release_compose as composing
 from ansible_collections.gpulab.fleet.plugins.module_utils import _release_files as files
+from ansible_collections.gpulab.fleet.plugins.module_utils._clock import now
 from ansible_collections.gpulab.fleet.plugins.module_utils._compose import Project
 from ansible_collections.gpulab.fleet.plugins.module_utils._compose_adapt import Host, adapt, requests
 from ansible_collections.gpulab.fleet.plugins.module_utils._deploy_plan import Handed, Plan
@@ -39,7 +40,6 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._release import (
     Release,
     Service,
     Store,
-    now,
     sync_folder,
     sync_tree,
 )
@@ -256,8 +256,8 @@ class Making:
         return dotenv(values)
 
     def _host(self) -> Host:
-        version, compose = self.project.engine()["Version"], self.project.compose_version()
-        return Host.read(self.user, version, compose, self.project.api("/info"), self.project.names())
+        version = self.project.engine()["Version"]
+        return Host.read(self.user, version, self.project.api("/info"), self.project.names())
 
     def _assign(self, config: Mapping[str, Any], current: Release | None) -> dict[str, list[str]]:
         asked = {**requests(config), **self.plan.gpus}

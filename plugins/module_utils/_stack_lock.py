@@ -12,9 +12,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ansible_collections.gpulab.fleet.plugins.module_utils._clock import now
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import make_folders
-from ansible_collections.gpulab.fleet.plugins.module_utils._release import now
 
 FOLDER = ".locks"
 POLL = 0.1

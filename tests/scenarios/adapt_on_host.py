@@ -37,7 +37,7 @@ def up(folder: str, gpu: str, publish: str) -> None:
     asked = _compose_adapt.requests(config)
     engine = _docker_api.get(str(user.socket), "/version")["Version"]
     info = _docker_api.get(str(user.socket), "/info")
-    host = _compose_adapt.Host.read(user, engine, compose("version", "--short").strip(), info)
+    host = _compose_adapt.Host.read(user, engine, info)
     try:
         adapted, notes = _compose_adapt.adapt(config, host, {name: [gpu] for name in asked}, json.loads(publish))
     except FleetError as error:

@@ -16,7 +16,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetE
 UUID = "GPU-12345678-1234-1234-1234-123456780001"
 HOME = Path("/home/trainer")
 SOCKET = Path("/run/user/1000/docker.sock")
-HOST = Host("28.5.2", "2.40.3", HOME, SOCKET, frozenset({"runc", "nvidia"}))
+HOST = Host("28.5.2", HOME, SOCKET, frozenset({"runc", "nvidia"}))
 NEW = dataclasses.replace(HOST, engine="29.5.0")
 
 
