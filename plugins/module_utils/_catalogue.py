@@ -2020,6 +2020,19 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "cause": "What stack.yml lists under checks did not succeed within its time; what it said last is above.",
         "remedy": "Read the service's log (gpulab logs {stack}), correct the stack or the check, and deploy again.",
     },
+    "STACK_GRAPHICS_MISSING": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "A service that renders would lack the driver's graphics part",
+        "cause": (
+            "The driver was installed without it (server and headless packages are), the CDI spec was made before it came, or the "
+            "image hides it. A simulator would end without a word, or hang. What ran before still runs."
+        ),
+        "remedy": (
+            "On the host: apt-get install libnvidia-gl-BRANCH, of the driver's own branch, then systemctl restart "
+            "gpulab-cdi.service and run gpulab.fleet.verify. Where only the container lacks it, do not mount over /usr/share or /etc."
+        ),
+    },
     "STACK_IMAGE_ARCHITECTURE": {
         "layer": "stacks",
         "severity": "error",

@@ -33,6 +33,7 @@ class Plan:
     profiles: list[str] = field(default_factory=list)  # besides those of the setting COMPOSE_PROFILES
     runs: dict[str, str] = field(default_factory=dict)  # services for one-off runs, and what a run of each does
     no_health: list[str] | None = None  # services that may have no health check; None: nobody was asked
+    graphics: list[str] = field(default_factory=list)  # services that render on their GPU
     publish: dict[str, list[str]] = field(default_factory=dict)  # ports of services on the host's network
     snapshot: bool = False  # of the data, before what runs is replaced
     checks: list[dict[str, Any]] = field(default_factory=list)
@@ -52,7 +53,7 @@ def of_definition(defined: Mapping[str, Any], described: bool) -> dict[str, Any]
         "secret_modes": {name: str(entry.get("mode", "0600")) for name, entry in defined["secrets"].items()},
         "generate": {name: entry["generate"] for name, entry in defined["secrets"].items() if "generate" in entry},
         "no_health": defined["no_health"] if described else None,
-        **{part: defined[part] for part in ("profiles", "runs", "publish", "checks", "snapshot")},
+        **{part: defined[part] for part in ("profiles", "runs", "publish", "checks", "snapshot", "graphics")},
     }
 
 

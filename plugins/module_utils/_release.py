@@ -84,6 +84,7 @@ class Release:
     checksums: dict[str, str]
     wait_timeout: int
     sharing: str = "exclusive"
+    graphics: list[str] = field(default_factory=list)  # services that render on their GPU
     after: str = ""  # id of the release that ran when this one was made: the one to go back to
     generated: list[str] = field(default_factory=list)  # those of its secrets that were made on this host
 

@@ -12,8 +12,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from ansible_collections.gpulab.fleet.plugins.module_utils import _stack_graphics
 from ansible_collections.gpulab.fleet.plugins.module_utils._compose import (
     POLL,
     Container,
@@ -50,9 +52,19 @@ def bring_up(project: Project, release: Release) -> list[Container]:
     clear(project, project.containers(), release)
     _up(project, release.wait_timeout + GRACE)
     containers = project.settle(list(release.started), time.monotonic() + release.wait_timeout)
+    _check_graphics(project, [each for each in containers if each.service in release.graphics])
     for check in release.checks:
         run_check(project, check, release.settings)
     return containers
+
+
+def _check_graphics(project: Project, containers: Sequence[Container]) -> None:
+    """What renders finds the driver's files where its container looks for them."""
+    for each in containers:
+        pid = project.api(f"/containers/{each.id}/json")["State"]["Pid"]
+        missing = _stack_graphics.lacking(Path(f"/proc/{pid}/root"))
+        if missing:
+            raise FleetError("STACK_GRAPHICS_MISSING", f"{each.service}: the container lacks {', '.join(missing)}")
 
 
 def clear(project: Project, containers: Sequence[Container], release: Release) -> None:

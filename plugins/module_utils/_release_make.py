@@ -20,6 +20,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils import (
     _gpu_holders,
     _stack_data,
     _stack_gpus,
+    _stack_graphics,
     _stack_images,
 )
 from ansible_collections.gpulab.fleet.plugins.module_utils import _release_compose as composing
@@ -122,7 +123,7 @@ class Making:
                 "archives": [archive["sha256"] for archive in plan.archives],
                 "profiles": plan.profiles,
                 "publish": plan.publish,
-                "gate": [plan.runs, plan.no_health, plan.checks, plan.wait_timeout],
+                "gate": [plan.runs, plan.no_health, plan.checks, plan.wait_timeout, plan.graphics],
             }
         )
 
@@ -178,6 +179,8 @@ class Making:
         everything = self.project.resolve(compose_file, env, tree)
         config = composing.keep_services(everything, self.profiles, list(plan.runs))
         gpus = self._assign(config, current)
+        render = [name for name in plan.graphics if gpus.get(name)]
+        _stack_graphics.check_specs(render, _stack_gpus.specs(self.user.name) if render else [])
         config, notes = adapt(config, self._host(), gpus, plan.publish)
 
         images = Images(self.project, store.name, self.check, compose)
@@ -234,6 +237,7 @@ class Making:
             checksums={name: checksum(scratch / "release" / name) or "" for name in texts},
             wait_timeout=plan.wait_timeout,
             sharing=plan.sharing,
+            graphics=render,
             after=current.id if current else "",
             generated=self.generated,
         )

@@ -61,6 +61,12 @@ def proven(user: str, proof: Path = PROOF, this_boot: Path = PROOF_OF_THIS_BOOT)
     return list(mine["gpus"]), [gpu["uuid"] for gpu in record.get("gpus", [])]
 
 
+def specs(user: str, proof: Path = PROOF) -> list[Path]:
+    """The CDI specs of a user's engine, as they were proven."""
+    record = json.loads(proof.read_text(encoding="utf-8"))
+    return [Path(path) for path in record["users"][user].get("specs", {})]
+
+
 def driver_cuda(proof: Path = PROOF) -> str:
     """The newest CUDA version that the host's driver knows, empty where that was never asked."""
     try:

@@ -64,7 +64,7 @@ def check_names(stack: str, defined: Mapping[str, Any], compose: Any) -> None:
     named = [
         (f"checks[{i}].service", check["service"]) for i, check in enumerate(defined["checks"]) if "service" in check
     ]
-    for part in ("runs", "publish", "no_health", "gpus"):
+    for part in ("runs", "publish", "no_health", "graphics", "gpus"):
         named += [(part, name) for name in defined.get(part) or ()]
     for kind, known, names in (("service", set(services), named), ("profile", profiles,
                                [("profiles", name) for name in defined["profiles"]])):  # fmt: skip
@@ -223,6 +223,7 @@ PARTS: dict[str, Callable[[Any], Any]] = {
     "runs": _runs,
     "profiles": _names,
     "no_health": _names,
+    "graphics": _names,
     "snapshot": _yes,
     "gpu_sharing": _sharing,
     "publish": _publish,
@@ -232,6 +233,7 @@ DEFAULTS: dict[str, Any] = {
     "runs": [],
     "profiles": [],
     "no_health": [],
+    "graphics": [],
     "snapshot": False,
     "gpu_sharing": "exclusive",
     "publish": {},

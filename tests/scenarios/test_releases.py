@@ -137,6 +137,19 @@ def test_a_killed_run_goes_back_when_the_next_one_comes(small: Small) -> None:
     assert (small.says(), small.current()) == (before, current)
 
 
+def test_a_service_that_renders_is_refused_where_the_driver_has_no_graphics(small: Small) -> None:
+    before, described = small.containers(), small.source / "stack.yml"
+    plain = described.read_text(encoding="utf-8")
+    described.write_text(plain.replace("gpus: {web: 0}", "gpus: {web: 1}") + "graphics: [web]\n", encoding="utf-8")
+    try:
+        refused = small.deploy()
+    finally:
+        described.write_text(plain, encoding="utf-8")
+    assert "STACK_GRAPHICS_MISSING" in refused.failures and "10_nvidia.json (EGL)" in refused.failures
+    assert "libnvidia-gl-" in refused.failures, "the remedy"
+    assert small.containers() == before
+
+
 def test_what_is_kept_and_what_goes(small: Small) -> None:
     for word in ("a", "b", "c"):
         small.deploy(secrets={"TOKEN": word}, settings={"WORD": word}).ok()

@@ -25,7 +25,7 @@ def test_everything_is_there_when_nothing_is_said() -> None:
         found = _stack_schema.definition("s", empty)
         assert found == {
             **_stack.definition("s", {}),
-            "checks": [], "runs": {}, "profiles": [], "no_health": [],
+            "checks": [], "runs": {}, "profiles": [], "no_health": [], "graphics": [],
             "snapshot": False, "gpu_sharing": "exclusive", "publish": {},
         }  # fmt: skip
 
