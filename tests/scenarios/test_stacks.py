@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from .conftest import ONE_USER, Hosts
-from .site import ROOT, Site, lab, stack_in_lab
+from .site import Site, lab, stack_in_lab
 
 HOST = "scn-stacks"
 DATA = "/home/trainer/gpulab/data/quickstart"
@@ -62,34 +59,6 @@ def test_quickstart_resumes_from_its_last_checkpoint(site: Site) -> None:
     site.login("trainer", "docker start quickstart-training-1")
     until("resumed", lambda: "resum" in site.login("trainer", "docker logs --since 60s quickstart-training-1 2>&1"), 30)
     assert generation(site) >= before
-
-
-def test_openpi_answers_its_own_client_through_the_published_port(site: Site, tmp_path: Path) -> None:
-    client = ROOT / ".cache" / "openpi-client"
-    python = client / "bin" / "python"
-    if not python.exists():
-        subprocess.run(["/usr/bin/python3", "-m", "venv", str(client)], check=True)
-        lock = ROOT / "stacks" / "openpi" / "small" / "requirements.txt"
-        subprocess.run([str(python), "-m", "pip", "install", "-qq", "--require-hashes", "-r", str(lock)], check=True)
-    listing = next(h for h in json.loads(lab("list", "--json")) if h["name"] == HOST)
-    tunnel = subprocess.Popen(
-        [
-            "ssh", "-N", "-i", listing["identity_file"], "-o", "StrictHostKeyChecking=no", "-o", "LogLevel=ERROR",
-            "-o", "UserKnownHostsFile=/dev/null", "-o", "ExitOnForwardFailure=yes",
-            "-L", "18000:127.0.0.1:8000", f"root@{listing['ip']}",
-        ]
-    )  # fmt: skip
-    try:
-        time.sleep(1.5)
-        ask = subprocess.run(
-            [str(python), str(Path(__file__).parent / "openpi_ask.py"), "18000"],
-            capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path,
-        )  # fmt: skip
-    finally:
-        tunnel.terminate()
-        tunnel.wait()
-    assert ask.returncode == 0, ask.stderr
-    assert ask.stdout.split() == ["(10,", "7)", "float32"]
 
 
 def test_everything_survives_what_happens_to_hosts(site: Site) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.gpulab.fleet.plugins.module_utils import _stack
+from ansible_collections.gpulab.fleet.plugins.module_utils import _stack, _stack_schema
 from ansible_collections.gpulab.fleet.plugins.module_utils._compose_gpus import requests
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 
@@ -113,11 +114,11 @@ def test_optional_secrets_may_be_left_out() -> None:
 def test_the_catalogue_can_be_deployed_with_defaults(folder: Path) -> None:
     read = yaml.safe_load((folder / "stack.yml").read_text(encoding="utf-8"))
     compose = yaml.safe_load((folder / "compose.yml").read_text(encoding="utf-8"))
-    whole = _stack.definition(folder.name, read)
+    whole = _stack_schema.definition(folder.name, read)
+    _stack_schema.check_names(folder.name, whole, compose)
     _stack.settings(folder.name, whole, {})
     _stack.check_secrets(folder.name, whole, {})
     assert requests(compose) == {}, "GPUs are given by the inventory"
-    assert set(whole["gpus"]) <= set(compose["services"])
     for part in ("settings", "data", "secrets"):
         assert all(entry.get("description") for entry in whole[part].values())
 
@@ -126,10 +127,13 @@ def test_the_catalogue_can_be_deployed_with_defaults(folder: Path) -> None:
 def test_what_stack_yml_says_is_what_compose_yml_does(folder: Path) -> None:
     """Every setting is used, and by hand it has the same default."""
     read = yaml.safe_load((folder / "stack.yml").read_text(encoding="utf-8"))
-    text = (folder / "compose.yml").read_text(encoding="utf-8")
+    text = "".join(
+        path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.yml")) if path.name != "stack.yml"
+    )
     for name, entry in read["settings"].items():
         if not name.startswith("COMPOSE_"):
-            assert f"${{{name}:-{entry['default']}}}" in text, name
+            default = str(entry["default"]).lower() if entry["type"] == "bool" else entry["default"]
+            assert re.search(rf"\$\{{{name}:-{re.escape(str(default))}\}}", text), name
     for name, entry in read["data"].items():
         assert f"${{{name}:-./data/{entry['folder']}}}" in text, name
     for name in read.get("secrets", {}):

@@ -1,12 +1,13 @@
 """A policy server that speaks openpi's protocol, with a policy small enough for any machine.
 
-It stands where `serve_policy.py` of an openpi checkout stands: the same port, the same frames (metadata first, then
-one msgpack answer an observation, a text frame with the traceback when something fails), the same /healthz,
-weights in OPENPI_DATA_HOME. What an openpi client is told and sent is real; what it is told to do is of no use to a robot.
+It takes the arguments of openpi's serve_policy.py, listens on the same port, sends the same frames (metadata first, then
+one msgpack answer an observation, a text frame with the traceback when something fails), answers the same /healthz, and
+has its weights in OPENPI_DATA_HOME. What a client is told and sent is real; what it is told to do is of no use to a robot.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import http
 import logging
@@ -18,13 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from openpi_client import msgpack_numpy
-from policy import SmallPolicy
+from smallpi.policy import SmallPolicy
 from websockets.asyncio.server import Request, Response, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 log = logging.getLogger("policy-server")
-
-PORT = 8000
 
 
 async def answer(policy: SmallPolicy, client: ServerConnection) -> None:
@@ -55,17 +54,37 @@ def health(client: ServerConnection, request: Request) -> Response | None:
     return client.respond(http.HTTPStatus.OK, "OK\n") if request.path == "/healthz" else None
 
 
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--env", default="LIBERO", choices=["LIBERO"], help="whose observations it understands")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("policy", nargs="?", default="policy:default", choices=["policy:default", "policy:checkpoint"])
+    parser.add_argument("--policy.config", dest="config", default="small", choices=["small"])
+    parser.add_argument("--policy.dir", dest="folder", type=Path, help="checkpoints/small/EXPERIMENT/STEP")
+    given = parser.parse_args()
+    if (given.policy == "policy:checkpoint") != (given.folder is not None):
+        parser.error("policy:checkpoint and --policy.dir belong together")
+    return given
+
+
 async def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     logging.getLogger("websockets").setLevel(logging.WARNING)  # a line for every health check otherwise
-    policy = SmallPolicy.load(Path(os.environ.get("OPENPI_DATA_HOME", "/openpi_assets")))
+    given = arguments()
+    home = Path(os.environ.get("OPENPI_DATA_HOME", "/openpi_assets"))
+    policy = SmallPolicy.checkpoint(given.folder) if given.folder else SmallPolicy.default(home)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with serve(
-        lambda client: answer(policy, client), "0.0.0.0", PORT, compression=None, max_size=None, process_request=health
+        lambda client: answer(policy, client),
+        "0.0.0.0",
+        given.port,
+        compression=None,
+        max_size=None,
+        process_request=health,
     ):
-        log.info("serving %s on port %d", policy.metadata["policy"], PORT)
+        log.info("serving %s on port %d", policy.metadata["checkpoint"], given.port)
         await stop.wait()
 
 
