@@ -112,6 +112,11 @@ def stack(hosts: Hosts) -> Lab:
         ({}, {"REQUIREMENTS": "mine.txt"}, "REQUIREMENTS is 'mine.txt', not one of requirements.txt"),
         ({}, {"CARLA_PORT": 70000}, "CARLA_PORT is 70000, not a port"),
         ({"trainer": 1}, {}, "gpus names trainer"),
+        (
+            {"carla": 1},
+            {"COMPOSE_PROFILES": "simulation", "CARLA_ARGS": "-RenderOffScreen"},
+            "nvidia_icd.json (Vulkan)",
+        ),
     ],
 )
 def test_wrong_settings_are_refused_before_anything(
