@@ -270,6 +270,39 @@ def test_a_password_that_vnc_would_cut_is_refused_and_the_desktop_stays(desktop:
     assert desktop.picture("still") is not None
 
 
+def test_torch_from_a_wheel_that_was_brought_along_and_its_curves(desktop: Desktop) -> None:
+    wheels = ROOT / ".cache" / "wheels"
+    if not list(wheels.glob("torch-2.13.0+cpu-cp311-*.whl")):
+        fetch = ["/usr/bin/python3", "-m", "pip", "download", "-qq", "--no-deps", "--python-version", "3.11"]
+        subprocess.run([*fetch, "--only-binary=:all:", "torch==2.13.0", "-d", str(wheels)], check=True)
+    listing = next(h for h in json.loads(lab("list", "--json")) if h["name"] == HOST)
+    to = f"root@{listing['ip']}:/srv/wheels/"
+    desktop.site.ssh("mkdir -p /srv/wheels")
+    options = [
+        "-i",
+        listing["identity_file"],
+        "-oStrictHostKeyChecking=no",
+        "-oUserKnownHostsFile=/dev/null",
+        "-oLogLevel=ERROR",
+    ]
+    subprocess.run(["scp", "-q", *options, *map(str, wheels.glob("torch-*.whl")), to], check=True)
+    settings = {"FRAMEWORK": "torch-cpu", "WHEELS": "/srv/wheels", "COMPOSE_PROFILES": "tensorboard"}
+    desktop.deploy(settings=settings).ok()
+    cell = desktop.run(
+        "import torch\nfrom torch.utils.tensorboard import SummaryWriter\n"
+        "layer, curve = torch.nn.Linear(4, 2), SummaryWriter('/logs/first')\n"
+        "best = torch.optim.SGD(layer.parameters(), 0.1)\n"
+        "for step in range(50):\n"
+        "    loss = layer(torch.ones(8, 4)).square().mean(); best.zero_grad(); loss.backward(); best.step()\n"
+        "    curve.add_scalar('loss', loss.item(), step)\n"
+        "curve.close()\nprint('learnt', loss.item() < 1e-3)"
+    )
+    out, err = cell.communicate(timeout=240)
+    assert "learnt True" in out, err
+    ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:6006/data/runs').read().decode())"
+    until("the curve", lambda: "first" in desktop.sh(f'python3 -c "{ask}"', check=False), 60)
+
+
 def test_hardened(desktop: Desktop) -> None:
     status = desktop.inside("cat /proc/1/status")
     assert re.search(r"CapBnd:\s+0+\n", status)
