@@ -9,7 +9,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from . import torch_wheel
 from .conftest import ONE_USER, Hosts
 from .site import LAB, ROOT, Result, Site, lab, stack_in_lab
 from .stacks.carla import server as stand_in
@@ -28,16 +28,6 @@ HOST = f"{os.environ.get('PYTEST_XDIST_WORKER', 'scn')}-e2ead"
 DATA = "/home/trainer/gpulab/data/e2ead"
 CARLA = "0.9.16"
 SERVICES = ("training", "train", "carla", "evaluation", "jupyter")
-
-
-def wheels() -> list[Path]:
-    """torch without CUDA, which no package index of this machine has."""
-    folder = ROOT / ".cache" / "wheels"
-    if not list(folder.glob("torch-*")):
-        folder.mkdir(parents=True, exist_ok=True)
-        fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "torch==2.13.0", "-d", str(folder)]
-        subprocess.run(fetch, check=True)
-    return sorted(folder.glob("torch-*.whl"))
 
 
 class Lab:
@@ -92,7 +82,7 @@ def stack(hosts: Hosts) -> Lab:
     site.run().ok()
     site.login("trainer", "mkdir -p wheels carla")
     for source, target in [
-        *((wheel, f"wheels/{wheel.name}") for wheel in wheels()),
+        *((wheel, f"wheels/{wheel.name}") for wheel in torch_wheel.fetched()),
         *(
             (path, f"carla/{path.name}")
             for path in (Path(__file__).parent / "stacks" / "carla").iterdir()
