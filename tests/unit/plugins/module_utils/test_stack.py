@@ -112,11 +112,14 @@ def test_optional_secrets_may_be_left_out() -> None:
 
 @pytest.mark.parametrize("folder", STACKS, ids=lambda path: path.name)
 def test_the_catalogue_can_be_deployed_with_defaults(folder: Path) -> None:
+    """And with what it insists on: a licence is accepted by the site, never by a default."""
     read = yaml.safe_load((folder / "stack.yml").read_text(encoding="utf-8"))
     compose = yaml.safe_load((folder / "compose.yml").read_text(encoding="utf-8"))
     whole = _stack_schema.definition(folder.name, read)
     _stack_schema.check_names(folder.name, whole, compose)
-    _stack.settings(folder.name, whole, {})
+    insisted = {name: entry["choices"][0] for name, entry in whole["settings"].items() if entry.get("required")}
+    assert set(insisted) <= {"ACCEPT_EULA"}
+    _stack.settings(folder.name, whole, insisted)
     _stack.check_secrets(folder.name, whole, {})
     assert requests(compose) == {}, "GPUs are given by the inventory"
     for part in ("settings", "data", "secrets"):
@@ -125,13 +128,15 @@ def test_the_catalogue_can_be_deployed_with_defaults(folder: Path) -> None:
 
 @pytest.mark.parametrize("folder", STACKS, ids=lambda path: path.name)
 def test_what_stack_yml_says_is_what_compose_yml_does(folder: Path) -> None:
-    """Every setting is used, and by hand it has the same default."""
+    """Every setting is used, and by hand it has the same default, or is insisted on as well."""
     read = yaml.safe_load((folder / "stack.yml").read_text(encoding="utf-8"))
     text = "".join(
         path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.yml")) if path.name != "stack.yml"
     )
     for name, entry in read["settings"].items():
-        if not name.startswith("COMPOSE_"):
+        if entry.get("required"):
+            assert text.count(f"${{{name}") == text.count(f"${{{name}:?") > 0, name
+        elif not name.startswith("COMPOSE_"):
             default = str(entry["default"]).lower() if entry["type"] == "bool" else entry["default"]
             assert re.search(rf"\$\{{{name}:-{re.escape(str(default))}\}}", text), name
     for name, entry in read["data"].items():
