@@ -10,7 +10,7 @@ RUN --mount=type=bind,from=checkout,target=/checkout \
     if [ ! -f /checkout/scripts/serve_policy.py ] || [ ! -f /checkout/uv.lock ]; then \
         echo "OPENPI_SOURCE is not a checkout of openpi: it has no scripts/serve_policy.py or no uv.lock" >&2; exit 1; \
     fi
-COPY --from=uv /uv /uvx /usr/local/bin/
+RUN --mount=type=bind,from=uv,target=/from-uv cp /from-uv/uv /from-uv/uvx /usr/local/bin/
 RUN --mount=type=secret,id=apt_conf,target=/etc/apt/apt.conf.d/99site \
     apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \

@@ -11,7 +11,7 @@ RUN --mount=type=bind,from=checkout,target=/checkout \
     if [ ! -f "/checkout/examples/$EXAMPLE/requirements.txt" ]; then \
         echo "OPENPI_SOURCE has no examples/$EXAMPLE: this profile needs a checkout of openpi" >&2; exit 1; \
     fi
-COPY --from=uv /uv /uvx /usr/local/bin/
+RUN --mount=type=bind,from=uv,target=/from-uv cp /from-uv/uv /from-uv/uvx /usr/local/bin/
 RUN --mount=type=secret,id=apt_conf,target=/etc/apt/apt.conf.d/99site \
     apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \

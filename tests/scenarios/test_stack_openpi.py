@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import threading
@@ -219,23 +220,27 @@ def test_services_are_split_over_gpus(openpi: Stack) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "gpus", "said"),
     [
-        ({"FORM": "tiny"}, "FORM is 'tiny', not one of small, openpi"),
-        ({"COMPOSE_PROFILES": "libro"}, "COMPOSE_PROFILES is 'libro', not one of , libero, aloha-sim"),
-        ({"SERVER_ARG": "--env DROID"}, "no setting SERVER_ARG"),
-        ({"FORM": "openpi"}, "OPENPI_SOURCE is not a checkout of openpi"),
-        ({"COMPOSE_PROFILES": "libero"}, "OPENPI_SOURCE has no examples/libero"),
-        ({"SERVER_ARGS": "policy:checkpoint"}, "policy:checkpoint and --policy.dir belong together"),
+        ({"FORM": "tiny"}, {}, "FORM is 'tiny', not one of small, openpi"),
+        ({"COMPOSE_PROFILES": "libro"}, {}, "COMPOSE_PROFILES is 'libro', not one of , libero, aloha-sim"),
+        ({"SERVER_ARG": "--env DROID"}, {}, "no setting SERVER_ARG"),
+        ({}, {"policy-server": 3}, "policy-server asks for 3; the user has 2"),
+        ({"COMPOSE_PROFILES": "libero"}, {}, "STACK_GRAPHICS_MISSING"),
+        ({"FORM": "openpi"}, {}, r"\d OPENPI_SOURCE is not a checkout of openpi"),
+        ({"COMPOSE_PROFILES": "aloha-sim"}, {"aloha-sim": 0}, r"\d OPENPI_SOURCE has no examples/aloha_sim"),
+        ({"SERVER_ARGS": "policy:checkpoint"}, {}, "policy:checkpoint and --policy.dir belong together"),
     ],
-    ids=lambda value: " ".join(map(str, value.items())) if isinstance(value, dict) else "",
+    ids=["form", "profile", "unknown", "gpus", "graphics", "checkout", "example", "arguments"],
 )
-def test_what_cannot_be_is_refused_and_the_server_goes_on(openpi: Stack, settings: dict[str, str], said: str) -> None:
+def test_what_cannot_be_is_refused_and_the_server_goes_on(
+    openpi: Stack, settings: dict[str, str], gpus: dict[str, int], said: str
+) -> None:
     """Wrong settings before anything; a folder that is no checkout when it is built; arguments when the server starts."""
     base = openpi.entry["settings"]["BASE_IMAGE"]
-    refused = openpi.deploy(settings={"CUDA_BASE_IMAGE": base, "UV_IMAGE": base, **settings})
+    refused = openpi.deploy(settings={"CUDA_BASE_IMAGE": base, "UV_IMAGE": base, **settings}, gpus=gpus)
     assert refused.rc != 0
-    assert said in refused.failures
+    assert re.search(said, refused.failures), refused.failures
     assert openpi.sh("docker inspect openpi-policy-server-1 --format '{{.State.Health.Status}}'").strip() == "healthy"
 
 
