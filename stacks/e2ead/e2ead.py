@@ -12,6 +12,7 @@ e2ead COMMAND…           any other command, in the same environment
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
 import signal
@@ -26,6 +27,7 @@ SECRETS = Path("/run/secrets")
 TOKENS = ("WANDB_API_KEY", "HF_TOKEN")
 ALIVE = Path("/tmp/e2ead-alive")  # touched for as long as `rest` looks after something
 FRESH = 30.0
+HELD: list[int] = []  # locks that go on to the command that is started
 # Empty means unset to Compose, and something else to the libraries that read these.
 OPTIONAL = ("WANDB_ENTITY", "PYTORCH_CUDA_ALLOC_CONF")
 
@@ -132,8 +134,25 @@ def check_folders(env: Mapping[str, str]) -> None:
             ) from error
 
 
+def reserve(folder: Path) -> int:
+    """The folder is this training's for as long as the process lives: two would write over each other's checkpoints."""
+    lock = os.open(folder / ".in-use", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise Refused(
+            f"another training writes to {folder}: stop it, wait for it, or give this one a CHECKPOINT_DIR of its own (in "
+            "`gpulab shell e2ead training`: CHECKPOINT_DIR=$CHECKPOINT_DIR/mine e2ead train)"
+        ) from None
+    os.set_inheritable(lock, True)  # torchrun takes this process's place, or is its child
+    HELD.append(lock)
+    return lock
+
+
 def training(env: Mapping[str, str], arguments: list[str]) -> list[str]:
     check_folders(env)
+    reserve(Path(env["CHECKPOINT_DIR"]))
     return torchrun(env, count_gpus(env.get("GPULAB_GPUS", "")), arguments)
 
 
@@ -193,7 +212,9 @@ def rest(command: Callable[[], list[str] | None], last_words: str) -> int:
     argv = command()
     if argv and not told:
         say(shlex.join(argv))
-        child.append(subprocess.Popen(argv))
+        child.append(subprocess.Popen(argv, pass_fds=HELD))
+        while HELD:
+            os.close(HELD.pop())  # the command's from here on: what rests holds nothing
         while child[0].poll() is None:
             ALIVE.touch()
             time.sleep(0.2)
@@ -236,7 +257,9 @@ def jupyter(env: MutableMapping[str, str]) -> list[str]:
     kept.write_text(token, encoding="utf-8")
     env["JUPYTER_TOKEN_FILE"] = str(kept)
     options = ["--ServerApp.ip=0.0.0.0", "--ServerApp.port=8888", f"--ServerApp.root_dir={Path.cwd()}"]
-    return ["jupyter", "lab", "--no-browser", *options]
+    # It would ask the internet for news and newer versions, and the person whether it may.
+    quiet = ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    return ["jupyter", "lab", "--no-browser", *options, *quiet]
 
 
 # --------------------------------------------------------------------------------------------------------

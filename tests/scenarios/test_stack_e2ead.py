@@ -157,6 +157,9 @@ def test_a_training_that_is_stopped_goes_on_where_it_was(stack: Lab) -> None:
     before = stack.latest()
     container = stack.sh("gpulab run -d e2ead train --epochs 500 2>/dev/null").split()[-1]
     until("a checkpoint", lambda: stack.latest() > before, 180)
+    said = stack.sh("gpulab run e2ead train 2>&1; echo status $?")
+    assert "another training writes to" in said
+    assert "status 1" in said
     stack.sh(f"docker stop {container}")
     said = stack.sh(f"docker logs {container} 2>&1")
     stack.sh(f"docker rm {container}")
@@ -269,10 +272,11 @@ def test_evaluation_waits_for_carla_and_has_its_version(stack: Lab) -> None:
     carla_image(stack, "lab/carla", CARLA)
     stack.deploy(COMPOSE_PROFILES="notebook,evaluation").ok()
     assert [stack.health(name) for name in ("training", "jupyter", "carla", "evaluation")] == ["healthy"] * 4
+    result = f"{stack.latest()}.json"
+    until("a result", lambda: result in stack.sh(f"ls {DATA}/out/evaluation", check=False), 60)
     said = stack.sh("docker logs e2ead-evaluation-1 2>&1")
     assert f"CARLA {CARLA} answers, and the client is the same" in said
-    assert stand_in.MAP in said
-    assert f"{stack.latest()}.json" in stack.sh(f"ls {DATA}/out/evaluation")
+    assert f"CARLA shows {stand_in.MAP}" in said
     assert stack.sh("docker exec e2ead-carla-1 id -un").strip() == "carla"
 
 

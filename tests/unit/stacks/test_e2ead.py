@@ -199,6 +199,41 @@ def test_folders_are_tried_before_a_training(tmp_path: Path) -> None:
         e2ead.check_folders({**env, "CHECKPOINT_DIR": str(tmp_path / "file" / "x")})
 
 
+def test_two_trainings_do_not_write_to_one_folder(tmp_path: Path) -> None:
+    lock = e2ead.reserve(tmp_path)
+    assert os.get_inheritable(lock), "it is held by what takes this process's place"
+    with pytest.raises(e2ead.Refused, match="another training writes to"):
+        e2ead.reserve(tmp_path)
+    os.close(lock)
+    os.close(e2ead.reserve(tmp_path))
+    e2ead.HELD.clear()
+
+
+def test_what_rests_after_a_training_holds_nothing(tmp_path: Path) -> None:
+    code = (
+        f"import sys, importlib.util as u; s = u.spec_from_file_location('e2ead', {str(STACK / 'e2ead.py')!r});"
+        "m = u.module_from_spec(s); s.loader.exec_module(m); from pathlib import Path; m.ALIVE = Path(sys.argv[1], 'alive');"
+        "m.rest(lambda: m.reserve(Path(sys.argv[1])) and [sys.executable, '-c', 'print(input())'], 'rests')"
+    )
+    args = [sys.executable, "-u", "-c", code, str(tmp_path)]
+    with subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdout.readline()  # the command, which has started when it asks
+            with pytest.raises(e2ead.Refused):
+                e2ead.reserve(tmp_path)
+            process.stdin.write("trained\n")
+            process.stdin.flush()
+            assert [process.stdout.readline().strip() for _ in range(2)] == ["trained", "e2ead: rests"]
+            os.close(e2ead.reserve(tmp_path))
+            e2ead.HELD.clear()
+            process.terminate()
+            assert process.wait(timeout=20) == 0
+        finally:
+            process.kill()
+
+
 def test_client_and_server_of_carla_have_to_be_the_same() -> None:
     e2ead.same_version("0.9.15", "0.9.15")
     with pytest.raises(e2ead.Refused, match=r"server is 0\.9\.15 and this client 0\.9\.16.*set CARLA_VERSION"):

@@ -170,8 +170,9 @@ def main() -> int:
     client.set_timeout(60.0)
     world_map = client.get_world().get_map().name
     kept = checkpoints.newest(Path(os.environ["CHECKPOINT_DIR"]))
+    log.info("CARLA shows %s", world_map)
     if kept is None:
-        log.info("CARLA shows %s; there is no checkpoint to evaluate yet: train first", world_map)
+        log.info("there is no checkpoint to evaluate yet: train first")
         return 0
     policy = WaypointPolicy(kept["hidden"])
     policy.load_state_dict(kept["model"])
