@@ -260,6 +260,7 @@ def test_upgrade_back_reboot_and_the_data_are_there(desktop: Desktop) -> None:
     until("the desktop", lambda: desktop.status(WEB, "/vnc.html") == 200, 60)
     assert desktop.look("after a reboot")[0]["size"] == [1280, 800]
     assert desktop.sh(f"tail -n 1 {DATA}/home/notebooks/cartpole.py; cat {DATA}/logs/note").split() == ["mine", "kept"]
+    desktop.site.run("playbooks/verify.yml").ok()  # without it no stack with a GPU is deployed in this boot
 
 
 def test_a_password_that_vnc_would_cut_is_refused_and_the_desktop_stays(desktop: Desktop) -> None:

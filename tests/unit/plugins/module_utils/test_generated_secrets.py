@@ -18,6 +18,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils import (
 from ansible_collections.gpulab.fleet.plugins.module_utils import _generated_secrets as generated
 from ansible_collections.gpulab.fleet.plugins.module_utils._deploy_plan import Handed, Plan, of_definition
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.gpulab.fleet.plugins.module_utils._home_record import stacks
 from ansible_collections.gpulab.fleet.plugins.module_utils._release import Release, Store
 from ansible_collections.gpulab.fleet.plugins.module_utils._release_files import (
     keep_secrets,
@@ -75,6 +76,7 @@ def test_made_once_and_kept(store: Store, user: Account) -> None:
     assert (place / "TOKEN").read_bytes() == first.secrets["TOKEN"].encode(), "and nothing behind it"
     modes = [path.stat().st_mode & 0o777 for path in (place, place / "TOKEN", place / "KEY")]
     assert modes == [0o700, 0o600, 0o600]
+    assert stacks(user.home)["data"] == [str(place)], "whoever deletes the user's data deletes them"
     again = making(store, user)
     assert again.secrets == first.secrets
     assert again.inputs() == first.inputs(), "and no new release for it"
