@@ -2252,9 +2252,12 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "title": "Another run is at work on this stack",
         "cause": (
             "Two runs were started, or one goes on whose controller was interrupted: it is likely to be building "
-            "an image. A run that has died holds nothing."
+            "an image. Of a run that was killed, what it had started holds the stack until it ends; it was told to."
         ),
-        "remedy": "Wait, and run again; on the host: ps -fu {user}.",
+        "remedy": (
+            "Wait, and run again; on the host: ps -fu {user}. Where the run has died: kill -9 the processes that are "
+            "named, and run again; what was cut off is settled first."
+        ),
     },
     "STACK_SOURCE_GONE": {
         "layer": "stacks",

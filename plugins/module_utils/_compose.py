@@ -4,20 +4,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ansible_collections.gpulab.fleet.plugins.module_utils import _docker_api
+from ansible_collections.gpulab.fleet.plugins.module_utils import _docker_api, _stack_lock
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import SYSTEM_PATH, Account
 
@@ -29,6 +30,7 @@ RESTARTS = 3  # a container that came up and fell this often will not stay up
 STEADY = 3.0  # seconds that one without a health check must stay up to count as well
 STEADY_AGAIN = 10.0  # the same for one that has fallen before
 POLL = 0.1
+END = 20.0  # seconds that a program may take to end when it is told to
 
 # What Compose or the engine says when it cannot start something, and which finding that is; the first match counts.
 SAYS = [
@@ -122,6 +124,11 @@ class Container:
         ended = self.status == "exited" and self.policy in ("no", "on-failure") and self.exit_code != 0
         looping = self.restarts >= RESTARTS and (self.status == "restarting" or self.seconds_up() < self._steady)
         return ended or looping or self.status == "dead" or self.health == "unhealthy"
+
+    @property
+    def put_down(self) -> bool:
+        """It was made or stopped on purpose, and the engine will not start it of its own accord."""
+        return self.status == "created" or (self.status == "exited" and self.policy not in ("no", "on-failure"))
 
     @property
     def _steady(self) -> float:
@@ -221,17 +228,22 @@ class Project:
         stdin: int | None = None,
         extra: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        folder = self.folder if self.folder.is_dir() else Path("/")
-        return subprocess.run(
+        with subprocess.Popen(
             argv,
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=folder,
-            env={**self.env, **(extra or {})},
-            timeout=timeout,
             stdin=subprocess.DEVNULL if stdin is None else stdin,
-        )
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.folder if self.folder.is_dir() else Path("/"),
+            env={**self.env, **(extra or {})},
+            pass_fds=_stack_lock.inherited(),  # it may outlive this process, and nobody may begin before it has ended
+        ) as process:
+            try:
+                said, complained = process.communicate(timeout=timeout)
+            except BaseException:
+                _end(process)
+                raise
+        return subprocess.CompletedProcess(argv, process.returncode, said, complained)
 
     def resolve(self, compose_file: Path, env: Path, tree: Path) -> dict[str, Any]:
         """The services of all profiles with every variable filled in; an error when Compose cannot read the file.
@@ -264,11 +276,14 @@ class Project:
 
     # --- waiting ---------------------------------------------------------------------------------------
 
-    def settle(self, services: Sequence[str], deadline: float) -> list[Container]:
+    def settle(
+        self, services: Sequence[str], deadline: float, again: Callable[[], None] | None = None
+    ) -> list[Container]:
         """Waits until every service is well; the error says which is not, and what it said last.
 
-        Not left to `up --wait`: that gives up at once on a container that is between two restarts, and on one
-        whose health is of before.
+        `again` is called when one is stopped or taken away meanwhile: an engine still does what a run that was
+        killed had asked it for. Not left to `up --wait`: that gives up at once on a container that is between two
+        restarts, and on one whose health is of before.
         """
         while True:
             containers = self.containers()
@@ -279,6 +294,8 @@ class Project:
             hopeless = [each for each in waiting if each.hopeless]
             if hopeless or time.monotonic() > deadline:
                 self.explain(hopeless or waiting, missing, timed_out=not hopeless)
+            if again and (missing or any(each.put_down for each in waiting)):
+                again()
             time.sleep(POLL)
 
     def explain(self, bad: Sequence[Container], missing: Sequence[str], timed_out: bool) -> None:
@@ -293,6 +310,17 @@ class Project:
             part += f"\n  its last log lines:\n{tail(said) or '    (none)'}"
             parts.append(part)
         raise FleetError("STACK_UNHEALTHY", text + "\n".join(parts))
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Ends a program and what it has started: `docker` starts another one, which is Compose.
+
+    All of them are gone when nobody has their output open any more.
+    """
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.communicate(timeout=END)
+    process.kill()
 
 
 def sorted_streams(done: subprocess.CompletedProcess[str]) -> list[str]:

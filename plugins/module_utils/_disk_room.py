@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
@@ -12,6 +13,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._user_space import re
 
 FLOOR = 5 << 30
 SHARE = 5  # per cent, of a disk so small that FLOOR would be more
+LITTLE = 64 << 20  # without it an engine stops containers and cannot start them again
 
 
 def floor(total: int) -> int:
@@ -37,3 +39,9 @@ def room(path: Path, need: int = 0, keep: int | None = None) -> None:
     if need:
         text += f", {readable(need)} are needed"
     raise FleetError("STACK_DISK_ROOM", f"{text}, and {readable(kept)} have to stay free")
+
+
+def refuse_standstill(paths: Iterable[Path]) -> None:
+    """Before anything is stopped: where nothing is brought, less than the floor will do, but some has to be there."""
+    for path in paths:
+        room(path, keep=min(LITTLE, floor(free(path)[1])))

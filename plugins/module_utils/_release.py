@@ -87,6 +87,7 @@ class Release:
     graphics: list[str] = field(default_factory=list)  # services that render on their GPU
     after: str = ""  # id of the release that ran when this one was made: the one to go back to
     generated: list[str] = field(default_factory=list)  # those of its secrets that were made on this host
+    volume_users: dict[str, dict[str, Any]] = field(default_factory=dict)  # see _stack_volumes.writers
 
     def plain(self) -> dict[str, Any]:
         record = asdict(self)

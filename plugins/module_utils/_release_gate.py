@@ -50,8 +50,12 @@ def as_released(container: Container, release: Release) -> bool:
 def bring_up(project: Project, release: Release) -> list[Container]:
     """Makes what runs this release and waits until it is well; the error says which service is not, and why."""
     clear(project, project.containers(), release)
-    _up(project, release.wait_timeout + GRACE)
-    containers = project.settle(list(release.started), time.monotonic() + release.wait_timeout)
+
+    def up() -> None:
+        _up(project, release.wait_timeout + GRACE)
+
+    up()
+    containers = project.settle(list(release.started), time.monotonic() + release.wait_timeout, again=up)
     _check_graphics(project, [each for each in containers if each.service in release.graphics])
     for check in release.checks:
         run_check(project, check, release.settings)

@@ -22,6 +22,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils import (
     _stack_gpus,
     _stack_graphics,
     _stack_images,
+    _stack_volumes,
 )
 from ansible_collections.gpulab.fleet.plugins.module_utils import _release_compose as composing
 from ansible_collections.gpulab.fleet.plugins.module_utils import _release_files as files
@@ -215,6 +216,7 @@ class Making:
             )
             for name, service in config["services"].items()
         }
+        known = {name: image for name, (image, _source) in images.found.items() if image.startswith("sha256:")}
         data = {**self.data, **{name: moved[source] for source, name in loose.items()}}
         release = Release(
             id=store.next_id(),
@@ -240,8 +242,8 @@ class Making:
             graphics=render,
             after=current.id if current else "",
             generated=self.generated,
+            volume_users=_stack_volumes.writers(self.project, final, known),
         )
-        known = {name: image for name, (image, _source) in images.found.items() if image.startswith("sha256:")}
         writers = _stack_data.writers(self.project, final, known, data.values())
         made = Made(release, pins, writers, [*self.mended, *images.actions], seconds=images.seconds)
         made.notes = [*plan.notes, *notes] + [

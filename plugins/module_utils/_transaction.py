@@ -20,7 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.gpulab.fleet.plugins.module_utils import _generated_secrets, _gpu_holders, _stack_lock
+from ansible_collections.gpulab.fleet.plugins.module_utils import (
+    _generated_secrets,
+    _gpu_holders,
+    _stack_lock,
+    _stack_volumes,
+)
 from ansible_collections.gpulab.fleet.plugins.module_utils import _release_gate as gate
 from ansible_collections.gpulab.fleet.plugins.module_utils import _stack_images as archives
 from ansible_collections.gpulab.fleet.plugins.module_utils._compose import (
@@ -28,6 +33,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._compose import (
     Project,
 )
 from ansible_collections.gpulab.fleet.plugins.module_utils._deploy_plan import Handed, Plan
+from ansible_collections.gpulab.fleet.plugins.module_utils._disk_room import refuse_standstill
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import make_folders
 from ansible_collections.gpulab.fleet.plugins.module_utils._home_record import remember_stacks
@@ -119,6 +125,7 @@ class Transaction:
             if current and making.is_same(current):
                 self._keep(current)
                 return self.result()
+            self._refuse_full_disk(project)
             if self.check:
                 with making.scratch() as scratch:
                     self._foresee(self._make(making, scratch, current), current)
@@ -144,6 +151,9 @@ class Transaction:
         self.done.diff, self.done.notes = made.diff, made.notes
         return made
 
+    def _refuse_full_disk(self, project: Project) -> None:
+        refuse_standstill([Path(project.api("/info")["DockerRootDir"]), self.store.folder])
+
     def _answers(self, project: Project) -> bool:
         try:
             project.engine()
@@ -158,6 +168,7 @@ class Transaction:
         self.done.release = current
         containers = self.project().containers()
         self.done.containers = containers
+        self.done.actions += _stack_volumes.prepare(self.project(), made.release.volume_users, check=True)
         known = {each.service: each for each in containers}
         for name in made.release.started:
             if name not in known:
@@ -204,6 +215,7 @@ class Transaction:
         project = self.project(new)
         restore_tags(project, new)
         gate.refuse_taken_ports(new.ports, project.containers())
+        self._refuse_full_disk(project)
         ensure_unit(self.user)
         self.store.begin(verb, old.id if old else None, new.id, self.who, keep=keep)
         try:
@@ -221,6 +233,7 @@ class Transaction:
         """Brings a release up, and notes which containers that made or started."""
         project = self.project(release)
         before = {each.id: each.started for each in project.containers()}
+        self.done.actions += _stack_volumes.prepare(project, release.volume_users)
         began = time.monotonic()
         try:
             containers = gate.bring_up(project, release)

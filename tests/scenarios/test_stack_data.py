@@ -223,3 +223,35 @@ def test_a_deploy_prepares_the_folders_of_a_stack_whose_image_has_its_own_user(h
     assert f"let uid 1000 of the containers write {place}" in actions
     assert host.shell(f"cat {place}/out; stat -c %u {place}/out; echo mine >> {place}/out") == "kept100999\n"
     assert host.site.run("playbooks/deploy.yml").ok().changed == []
+
+
+VOLUME = """
+services:
+  writer:
+    build: .
+    command: ["import time; open('/kept/out', 'a').write('x'); print(open('/kept/out').read(), flush=True); time.sleep(1e6)"]
+    stop_grace_period: 1s
+    environment: {WORD: "${WORD:-one}"}
+    volumes: [kept:/kept]
+volumes:
+  kept: {labels: {a: b}}
+"""
+
+
+def test_a_new_volume_is_writable_for_an_image_with_its_own_user_and_then_left_alone(host: Host) -> None:
+    """The image has no /kept: by itself the engine makes such a volume root's."""
+    for name, text in {"compose.yml": VOLUME, "Dockerfile": "FROM jovyan\n"}.items():
+        host.shell(f"mkdir -p vol; cat > vol/{name} <<'EOT'\n{text}\nEOT")
+    made = "make volume vol_kept for uid 1000 of the containers"
+    assert made in host.shell("gpulab deploy ./vol")
+    assert host.shell("docker logs vol-writer-1").split() == ["x"]
+    where = "docker volume inspect vol_kept -f '{{.Mountpoint}} {{.Labels}}'"
+    assert "a:b" in host.shell(where) and "com.docker.compose.volume:kept" in host.shell(where)
+    assert "WARN" not in host.shell("cd gpulab/stacks/vol/current && docker compose up -d 2>&1"), "it is Compose's own"
+    # What is in it is the program's own affair from now on.
+    path = host.shell(where).split()[0]
+    chown = f"import os\ndef work():\n    os.chown('{path}', 0, 0)\n    os.chmod('{path}', 0o777)\n    return {{}}\n"
+    host.call(f"{chown}answer(_all_ids.as_all_ids(user, work))")
+    assert "volume vol_kept" not in host.shell("gpulab deploy vol --set WORD=two")
+    assert host.shell(f"stat -c %U {path}").strip() == "trainer"
+    assert host.shell("docker logs vol-writer-1").split() == ["xx"]

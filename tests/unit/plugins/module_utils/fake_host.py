@@ -119,6 +119,7 @@ class Host:
         patch.setattr(_stack_gpus, "driver_cuda", lambda: "")
         patch.setattr(_release_images, "sync", self.machine.sync)
         patch.setattr(_release_images, "room", lambda *_args, **_more: None)
+        patch.setattr(_transaction, "refuse_standstill", lambda _paths: None)
         patch.setattr(_image_integrity, "intact", self.machine.intact)
         patch.setattr(os, "fsync", self._fsync)
         clock = SimpleNamespace(monotonic=lambda: self.clock, time=lambda: self.clock, sleep=self._sleep)

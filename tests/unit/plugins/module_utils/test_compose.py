@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import time
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpulab.fleet.plugins.module_utils._compose import Container, classify
+from ansible_collections.gpulab.fleet.plugins.module_utils import _stack_lock
+from ansible_collections.gpulab.fleet.plugins.module_utils._compose import Container, Project, classify
+from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
 
 
 def container(status: str, policy: str = "unless-stopped", seconds: float = 60, **state: Any) -> Container:
@@ -82,3 +87,42 @@ def test_what_is_told_of_it() -> None:
 )
 def test_classify(text: str, code: str) -> None:
     assert classify(text, "OTHER") == code
+
+
+class Seen(Project):
+    """A project whose containers are as told, one time after the other."""
+
+    def __init__(self, *seen: list[Container]) -> None:
+        super().__init__(Account("a", 1, 1, Path("/nonexistent")), "s", Path("/"))
+        self.seen = list(seen)
+
+    def containers(self) -> list[Container]:
+        return self.seen.pop(0)
+
+
+@pytest.mark.parametrize(
+    "meanwhile", [[], [container("exited", ExitCode=143)], [container("created")]], ids=["gone", "stopped", "made"]
+)
+def test_what_an_engine_ends_for_a_run_that_was_killed_is_started_again(meanwhile: list[Container]) -> None:
+    well = container("running", health="healthy")
+    project, called = Seen([container("running", health="starting")], meanwhile, [well]), []
+    assert project.settle(["a"], time.monotonic() + 5, again=lambda: called.append(1)) == [well]
+    assert called == [1]
+
+
+def test_what_a_program_has_started_is_ended_with_it(tmp_path: Path) -> None:
+    """As `docker compose up` that takes too long: what goes on to change containers is not `docker` itself."""
+    path = tmp_path / "ended"
+    inner = f"trap 'sleep 0.5; echo > {path}; exit' TERM; while :; do sleep 0.1; done"
+    outer = f'sh -c "{inner}" & inner=$!; trap "kill $inner; exit" TERM; wait'
+    with pytest.raises(subprocess.TimeoutExpired):
+        Seen()._run(["sh", "-c", outer], timeout=0.5)
+    assert path.exists(), "it was given the time to end"
+
+
+def test_compose_inherits_the_stacks_lock(tmp_path: Path) -> None:
+    """It may outlive the run that started it."""
+    with _stack_lock.held(tmp_path, "s", "tester", "deploy", 0):
+        said = Seen()._run(["sh", "-c", "ls -l /proc/self/fd"]).stdout
+    assert f"{tmp_path}/.locks/s" in said
+    assert str(tmp_path) not in Seen()._run(["sh", "-c", "ls -l /proc/self/fd"]).stdout

@@ -43,6 +43,16 @@ def test_what_does_not_is_refused_with_figures(
     assert str(tmp_path) in caught.value.detail
 
 
+def test_where_nothing_is_brought_a_little_will_do(disk: SimpleNamespace, tmp_path: Path) -> None:
+    disk.f_bavail = 70 << 10  # 70 MiB, far below the floor
+    _disk_room.refuse_standstill([tmp_path])
+    disk.f_bavail = 60 << 10
+    with pytest.raises(FleetError, match=r"60.0 MiB of 100.0 GiB are free, and 64.0 MiB have to stay free"):
+        _disk_room.refuse_standstill([tmp_path])
+    disk.f_blocks = 900 << 10  # of a small disk, the floor
+    _disk_room.refuse_standstill([tmp_path])
+
+
 def user(home: Path) -> Account:
     return Account("trainer", 1000, 1000, home)
 
