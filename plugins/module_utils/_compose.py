@@ -40,7 +40,7 @@ SAYS = [
         (r"unresolvable CDI devices|could not select device driver", "STACK_GPU_UNRESOLVED"),
         (r"address already in use|port is already allocated", "STACK_PORT_TAKEN"),
         (r"cannot expose privileged port", "STACK_PORT_PRIVILEGED"),
-        (r"no space left on device", "STACK_DISK_FULL"),
+        (r"[Nn]o space left on device", "STACK_DISK_FULL"),
         (
             r"pull access denied|no such host|manifest unknown|failed to resolve|No such image|Error response from "
             r"daemon: Get \"https?://|dial tcp",

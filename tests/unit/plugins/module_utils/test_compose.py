@@ -81,6 +81,7 @@ def test_what_is_told_of_it() -> None:
         ),
         ("cannot expose privileged port 80, you can add", "STACK_PORT_PRIVILEGED"),
         ("mkdir /x-init: no space left on device", "STACK_DISK_FULL"),
+        ("cat: write error: No space left on device", "STACK_DISK_FULL"),
         ("dial tcp: lookup registry-1.docker.io on 10.0.2.3:53: no such host", "STACK_IMAGE_MISSING"),
         ("something else", "OTHER"),
     ],
