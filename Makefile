@@ -55,7 +55,7 @@ scenarios: deps
 	@$(RUN) pytest -m "not chaos and not heavy" -n $(JOBS) --dist loadfile tests/lab/mirror tests/lab/driver tests/lab/toolkit tests/scenarios
 
 chaos: deps
-	@echo "==> killed runs, power cuts, and specs made fifty times under live engines"
+	@echo "==> killed runs, power cuts, full disks, random lives, and specs made fifty times under live engines"
 	@$(RUN) pytest -m chaos -n $(JOBS) --dist loadfile tests/scenarios
 
 stacks: deps

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import time
 
 import pytest
@@ -97,37 +96,3 @@ def test_a_power_cut_at_each_moment_of_a_deploy(small: Small) -> None:
         kept["new" if is_new else "old"] += 1
         assert small.sh(f"cat {NOTES}").startswith(data), "data only grow"
     assert kept["old"], f"every cut came too late: {kept}"
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_a_random_life(small: Small, seed: int) -> None:
-    rng = random.Random(seed)
-    told: list[str] = []
-    for number in range(3):
-        data = small.sh(f"cat {NOTES}")
-        verb = rng.choice(["deploy", "deploy", "bad deploy", "rollback"])
-        fate = rng.choice(["", "kill", "power cut", "engine restart"])
-        told.append(f"{verb}, {fate}")
-        if verb == "rollback":
-            small.sh("rm -f ended; (gpulab rollback small > said 2>&1; echo $? > ended) > /dev/null 2>&1 < /dev/null &")
-        else:
-            mode = "serve" if verb == "deploy" else rng.choice(["exit", "sick"])
-            begin(small, f"WORD=s{seed}n{number}", f"MODE={mode}")
-        if fate:
-            time.sleep(rng.uniform(0.2, 6))
-        if fate == "power cut":
-            cut(small)
-        elif fate == "kill":
-            small.sh("for each in $(pgrep -u trainer -f gpulab.pyz); do kill -KILL $each; done", check=False)
-            small.sh("gpulab settle")
-        elif fate == "engine restart":
-            small.sh("systemctl --user restart docker", check=False)
-            wait(small, "test -e ended", BOOT)
-            small.sh("gpulab settle", check=False)
-        else:
-            wait(small, "test -e ended", BOOT)
-        try:
-            settled(small)
-        except AssertionError as error:
-            raise AssertionError("\n".join([f"seed {seed}", *told, str(error)])) from None
-        assert small.sh(f"cat {NOTES}").startswith(data), f"data only grow: {told}"
