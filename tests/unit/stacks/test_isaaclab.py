@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -24,6 +25,23 @@ def program(name: str, *args: str, **environment: str) -> subprocess.CompletedPr
     )
 
 
+def prepare(folder: Path, mode: str, uid: str) -> subprocess.CompletedProcess[str]:
+    """In a copy whose paths are below the folder: as root it would change this machine's own users."""
+    text = (STACK / "program" / "prepare").read_text(encoding="utf-8")
+    for path in ("/etc/passwd", "/home/ext/", "/isaac-sim"):
+        assert path in text
+    text = re.sub(r"(?<![\w:])/(?=etc/passwd|isaac-sim)", f"{folder}/", text)
+    text = re.sub(
+        r'"/home/ext/|(?<= )/home/ext$', lambda found: found[0].replace("/home", f"{folder}/home"), text, flags=re.M
+    )
+    copy = folder / "prepare"
+    copy.write_text(text)
+    (folder / "etc").mkdir()
+    (folder / "etc" / "passwd").write_text("root:x:0:0:root:/root:/bin/bash\n")
+    environment = {"PATH": os.environ["PATH"], "USER_MODE": mode, "USER_UID": uid, "USER_GID": uid, "USER_NAME": "mara"}
+    return subprocess.run(["sh", str(copy)], capture_output=True, text=True, check=False, env=environment)
+
+
 @pytest.mark.parametrize(
     ("mode", "uid", "said"),
     [
@@ -32,10 +50,32 @@ def program(name: str, *args: str, **environment: str) -> subprocess.CompletedPr
         ("fix-perms", "1000", "USER_UID is 1000 and USER_MODE is fix-perms"),
     ],
 )
-def test_a_mode_and_a_uid_that_do_not_go_together_end_the_build(mode: str, uid: str, said: str) -> None:
-    done = program("prepare", USER_MODE=mode, USER_UID=uid, USER_GID=uid, USER_NAME="mara")
+def test_a_mode_and_a_uid_that_do_not_go_together_end_the_build(tmp_path: Path, mode: str, uid: str, said: str) -> None:
+    done = prepare(tmp_path, mode, uid)
     assert done.returncode == 1
     assert said in done.stderr
+    assert (tmp_path / "etc" / "passwd").read_text().startswith("root:")
+
+
+@pytest.mark.parametrize(
+    ("mode", "uid", "first"),
+    [
+        ("preserve", "0", "mara:x:0:0:"),
+        ("custom", "2000", "mara:x:2000:2000:"),
+        ("root", "0", "root:x:0:0:"),
+    ],
+)
+def test_who_works_in_the_container_has_a_name(tmp_path: Path, mode: str, uid: str, first: str) -> None:
+    assert prepare(tmp_path, mode, uid).returncode == 0
+    assert (tmp_path / "etc" / "passwd").read_text().startswith(first)
+    assert (tmp_path / "home" / "ext" / ".cache").stat().st_mode & 0o777 == 0o777
+
+
+def test_an_image_with_isaac_sim_is_not_built_without_its_licence(tmp_path: Path) -> None:
+    (tmp_path / "isaac-sim").mkdir()
+    done = prepare(tmp_path, "preserve", "0")
+    assert done.returncode == 1
+    assert "ACCEPT_EULA is not Y" in done.stderr
 
 
 def test_folders_that_mounts_names_come_first(tmp_path: Path) -> None:
