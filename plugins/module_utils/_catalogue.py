@@ -2033,6 +2033,36 @@ CATALOGUE: dict[str, dict[str, Any]] = {
             "gpulab-cdi.service and run gpulab.fleet.verify. Where only the container lacks it, do not mount over /usr/share or /etc."
         ),
     },
+    "STACK_NEEDS_ROOT": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "compose.yml asks for what an engine without root cannot give",
+        "cause": (
+            "The engine acts as its user: it reaches the files and devices that the user reaches, mounts nothing that "
+            "needs root, and knows the runtimes of its own daemon.json. Nothing was changed."
+        ),
+        "remedy": "Do what stands beside each part that is named; docs/compose-files.md has the whole table.",
+    },
+    "STACK_HOST_NETWORK": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "A service uses the host's network, and nobody says which ports it opens there",
+        "cause": (
+            "Before Engine 29.5 network_mode: host without root is the engine's own network, which cannot be reached. "
+            "The service is given a network of the stack instead, and needs to know what to publish."
+        ),
+        "remedy": (
+            "Say it in gpulab_stacks or the stack's stack.yml: publish: {{SERVICE: [8000]}}, and [] when it only calls "
+            "others; or use Engine 29.5 (rootless_docker_engine_version)."
+        ),
+    },
+    "STACK_NAME_TAKEN": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "A container's fixed name belongs to another stack",
+        "cause": "container_name is one name in the whole engine of the user.",
+        "remedy": "Take container_name out of compose.yml, undeploy the other stack, or use another user's engine.",
+    },
     "STACK_IMAGE_ARCHITECTURE": {
         "layer": "stacks",
         "severity": "error",
