@@ -132,7 +132,7 @@ def test_plain_http_is_refused_and_harms_nothing(site: Site, client: Path, tmp_p
 
 
 def test_the_trainer_learns_and_leaves_its_work(site: Site) -> None:
-    until("all episodes", lambda: episode(site) == EPISODES, 300)
+    until("all episodes", lambda: episode(site) == EPISODES, 600)
     program = (
         "import numpy, json; "
         f"solved = numpy.load('/workspace/checkpoints/learn/episode_{EPISODES:05d}.npz')['solved']; "
@@ -171,11 +171,11 @@ def test_the_health_check_notices_a_browser_that_cannot_start(site: Site) -> Non
     """The folder of the browser's profiles cannot be written any more; /health goes on saying that all is well."""
     assert health(site, "browsergym") == "healthy"
     site.login("trainer", f"docker exec -u 0 {SERVER} chmod 755 /tmp")
-    until("unhealthy", lambda: health(site, "browsergym") == "unhealthy", 240)
+    until("unhealthy", lambda: health(site, "browsergym") == "unhealthy", 400)
     assert json.loads(ask(site, "/health")[1]) == {"status": "healthy"}
     assert "BrowserType.launch" in json.loads(ask(site, "/browser")[1])["last_failure"]
     site.login("trainer", f"docker exec -u 0 {SERVER} chmod 1777 /tmp")
-    until("healthy again", lambda: health(site, "browsergym") == "healthy", 90)
+    until("healthy again", lambda: health(site, "browsergym") == "healthy", 300)
 
 
 def test_a_server_that_dies_is_started_again(site: Site, client: Path, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_server_that_dies_is_started_again(site: Site, client: Path, tmp_path:
         lambda: site.login("trainer", f"docker inspect -f '{{{{.RestartCount}}}}' {SERVER}").strip() == "1",
         30,
     )
-    until("healthy again", lambda: health(site, "browsergym") == "healthy", 90)
+    until("healthy again", lambda: health(site, "browsergym") == "healthy", 300)
     assert solve(site, client, tmp_path) == SOLVED
 
 
@@ -211,7 +211,7 @@ def test_a_release_whose_server_refuses_its_settings_is_taken_back(site: Site, c
     refused = site.run("playbooks/deploy.yml")
     assert refused.rc != 0
     assert "no MiniWoB++ task 'click-nothing'" in refused.failures
-    until("healthy again", lambda: health(site, "browsergym") == "healthy", 90)
+    until("healthy again", lambda: health(site, "browsergym") == "healthy", 300)
     assert solve(site, client, tmp_path) == SOLVED
 
 
@@ -234,7 +234,7 @@ def test_upgrade_rollback_and_reboot_leave_the_data_as_they_are(site: Site, clie
     assert site.ssh(sums) == before
 
     lab("reboot", HOST)
-    until("healthy after the reboot", lambda: health(site, "browsergym") == health(site, "training") == "healthy", 180)
+    until("healthy after the reboot", lambda: health(site, "browsergym") == health(site, "training") == "healthy", 300)
     assert solve(site, client, tmp_path) == SOLVED
     assert site.ssh(sums) == before
     assert f"resumed from episode {EPISODES}" in site.login("trainer", "docker logs browsergym-training-1 2>&1")
