@@ -53,7 +53,9 @@ class Trainer:
         self.progress = checkpoints.newest(self.folder) or checkpoints.Progress.start(policy.SIZE)
         if self.progress.episode:
             log.info("resumed from episode %d (%s)", self.progress.episode, self.recent())
-        self.writer = SummaryWriter(str(WORKSPACE / "logs" / name), purge_step=self.progress.episode + 1)
+        # Its flush does not wait for what is still in its queue; its own thread writes that, by default two minutes later.
+        logs = str(WORKSPACE / "logs" / name)
+        self.writer = SummaryWriter(logs, purge_step=self.progress.episode + 1, flush_secs=2)
 
     def recent(self) -> str:
         last = self.progress.solved[-WINDOW:]
