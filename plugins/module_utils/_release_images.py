@@ -120,10 +120,14 @@ class Images:
         if self.check:
             self.found.update(dict.fromkeys(names, (TO_BUILD, "")))
             return
+        called = {name: archives.reference(services[name].get("image") or f"{self.stack}-{name}") for name in names}
+        before = {self.here[image] for image in called.values() if image in self.here}
         self._bring("build", names, "STACK_BUILD_FAILED", 30)
+        # What a deploy that was cut off had built has now lost the only name that it had.
+        for image in sorted(before - self.ids()):
+            self.project.docker("rmi", image)
         for name in names:
-            image = archives.reference(services[name].get("image") or f"{self.stack}-{name}")
-            self.found[name] = (self.here[image], builds[name])
+            self.found[name] = (self.here[called[name]], builds[name])
 
     def _fetch(self, services: Mapping[str, Any]) -> None:
         self._mend(self._here(each["image"]) for each in services.values())

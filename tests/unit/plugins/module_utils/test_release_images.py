@@ -74,3 +74,42 @@ def test_what_is_here_needs_none(images: Images) -> None:
 )
 def test_a_tag_is_a_name_that_an_image_may_have(stack: str, service: str, tag: str) -> None:
     assert _release_images.tag_of(stack, service, "sha256:0123456789abcdef") == tag
+
+
+class Builder(Engine):
+    """Has what a deploy that was cut off had built; a build takes its name away. `kept` still names that image."""
+
+    def __init__(self, folder: Path, kept: dict[str, str]) -> None:
+        super().__init__(folder)
+        self.named = {"s-a:latest": "sha256:old", **kept}
+        self.removed: list[str] = []
+
+    def images(self) -> dict[str, str]:
+        return dict(self.named)
+
+    def docker(self, *arguments: str) -> None:
+        assert arguments[0] == "rmi"
+        self.removed += arguments[1:]
+
+
+@pytest.mark.parametrize(
+    ("kept", "removed"),
+    [({}, ["sha256:old"]), ({"gpulab/s-a:0123456789ab": "sha256:old"}, [])],
+    ids=["cut off", "kept"],
+)
+def test_an_image_that_loses_its_only_name_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: dict[str, str], removed: list[str]
+) -> None:
+    monkeypatch.setattr(_release_images, "room", lambda *_arguments: None)
+    monkeypatch.setattr(_release_images, "sync", lambda _folder: None)
+    monkeypatch.setattr(_release_images, "record_synced", lambda *_arguments: None)
+    project: Any = Builder(tmp_path, kept)
+
+    def build(*arguments: str) -> subprocess.CompletedProcess[str]:
+        project.named["s-a:latest"] = "sha256:new"
+        return subprocess.CompletedProcess(arguments, 0, "", "")
+
+    made = Images(project, "s", False, build)
+    made.find({"a": {"build": {"context": "."}}}, {"a": "digest"}, [])
+    assert made.found == {"a": ("sha256:new", "digest")}
+    assert project.removed == removed
