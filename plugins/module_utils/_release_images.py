@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -15,7 +16,14 @@ from typing import Any
 from urllib.parse import quote
 
 from ansible_collections.gpulab.fleet.plugins.module_utils import _stack_images as archives
-from ansible_collections.gpulab.fleet.plugins.module_utils._compose import Project, classify, sorted_streams, sync, tail
+from ansible_collections.gpulab.fleet.plugins.module_utils._compose import (
+    PROJECT,
+    Project,
+    classify,
+    sorted_streams,
+    sync,
+    tail,
+)
 from ansible_collections.gpulab.fleet.plugins.module_utils._disk_room import room
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._image_integrity import mend, record_synced
@@ -198,6 +206,14 @@ def outdated_tags(store: Store, here: Mapping[str, str]) -> list[str]:
         for service in release.services.values()
     }
     return sorted(tag for tag in here if ours.fullmatch(tag) and tag not in needed | others)
+
+
+def nameless(project: Project, store: Store) -> list[str]:
+    """What builds of this stack have left without a name, when they or what came after them were cut off."""
+    needed = {service.image_id for release in store.all() for service in release.services.values()}
+    filters = quote(json.dumps({"dangling": ["true"], "label": [f"{PROJECT}={store.name}"]}))
+    rows = project.api(f"/images/json?filters={filters}")
+    return [row["Id"] for row in rows if not row.get("RepoTags") and row["Id"] not in needed]
 
 
 # --- whether they fit this host ----------------------------------------------------------------------------

@@ -45,7 +45,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._release import (
     unknown_release,
 )
 from ansible_collections.gpulab.fleet.plugins.module_utils._release_files import masked, secret_path
-from ansible_collections.gpulab.fleet.plugins.module_utils._release_images import outdated_tags, restore_tags
+from ansible_collections.gpulab.fleet.plugins.module_utils._release_images import nameless, outdated_tags, restore_tags
 from ansible_collections.gpulab.fleet.plugins.module_utils._release_make import Made, Making
 from ansible_collections.gpulab.fleet.plugins.module_utils._settle_unit import ensure_unit
 from ansible_collections.gpulab.fleet.plugins.module_utils._stack_places import Part, folders, volumes
@@ -469,7 +469,7 @@ class Transaction:
 
     def _untag(self) -> None:
         project = self.project()
-        for tag in outdated_tags(self.store, project.images()):
+        for tag in [*outdated_tags(self.store, project.images()), *nameless(project, self.store)]:
             if project.docker("rmi", tag).returncode != 0:
                 project.engine()
 

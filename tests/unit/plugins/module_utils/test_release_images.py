@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from ansible_collections.gpulab.fleet.plugins.module_utils import _disk_room, _release_images
@@ -113,3 +115,17 @@ def test_an_image_that_loses_its_only_name_goes(
     made.find({"a": {"build": {"context": "."}}}, {"a": "digest"}, [])
     assert made.found == {"a": ("sha256:new", "digest")}
     assert project.removed == removed
+
+
+def test_what_builds_left_without_a_name_goes_unless_a_release_needs_it() -> None:
+    service = SimpleNamespace(image_id="sha256:kept")
+    store: Any = SimpleNamespace(name="s", all=lambda: [SimpleNamespace(services={"a": service})])
+    asked = []
+
+    def api(question: str) -> list[dict[str, Any]]:
+        asked.append(unquote(question))
+        return [{"Id": "sha256:kept"}, {"Id": "sha256:left", "RepoTags": None}, {"Id": "sha256:n", "RepoTags": ["n:1"]}]
+
+    project: Any = SimpleNamespace(api=api)
+    assert _release_images.nameless(project, store) == ["sha256:left"]
+    assert '"label": ["com.docker.compose.project=s"]' in asked[0]
