@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import tarfile
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,17 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from_error, message
 from ansible_collections.gpulab.fleet.plugins.module_utils._release import whoever
+from ansible_collections.gpulab.fleet.plugins.module_utils._settings import STACK_KEYS
 from ansible_collections.gpulab.fleet.plugins.plugin_utils._stack_plan import find, make_plan
+
+
+def refuse_unknown_keys(stacks: Any, name: str) -> None:
+    """A mistyped key of the inventory's entry would silently do nothing: what tasks hand over are the known ones."""
+    entry = stacks.get(name) if isinstance(stacks, Mapping) else None
+    unknown = sorted(map(str, set(entry) - set(STACK_KEYS))) if isinstance(entry, Mapping) else []
+    if unknown:
+        text = f"gpulab_stacks.{name}.{unknown[0]}: there is no such key; known are {', '.join(STACK_KEYS)}"
+        raise FleetError("STACK_SETTING_INVALID", text)
 
 
 class ActionModule(ActionBase):
@@ -25,16 +36,17 @@ class ActionModule(ActionBase):
         args.setdefault("who", whoever())
         try:
             if args.get("state", "present") == "present" and args.get("name"):
+                refuse_unknown_keys(task_vars.get("gpulab_stacks"), str(args["name"]))
                 base = Path(task_vars.get("inventory_dir") or Path.cwd())
-                tree, compose_file = find(str(args.get("source") or args["name"]), base)
-                args["plan"] = make_plan(str(args["name"]), tree, compose_file, args)
+                found = find(str(args.get("source") or args["name"]), base)
+                args["plan"] = make_plan(str(args["name"]), found, args)
             result.update(self._execute(args, task_vars))
             if "needs" in result:
-                args["plan"]["sent"] = self._send(tree, args["plan"], result.pop("needs"))
+                args["plan"]["sent"] = self._send(found.tree, args["plan"], result.pop("needs"))
                 result.update(self._execute(args, task_vars))
         except FleetError as error:
-            found = from_error(error, user=args.get("user"), stack=args.get("name"))
-            result.update(failed=True, msg=message(found), finding=found)
+            finding = from_error(error, user=args.get("user"), stack=args.get("name"))
+            result.update(failed=True, msg=message(finding), finding=finding)
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)
         return result

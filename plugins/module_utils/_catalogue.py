@@ -1883,12 +1883,10 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "layer": "stacks",
         "severity": "error",
         "title": "There is no such stack",
-        "cause": (
-            "source names neither a stack of the catalogue nor a folder on the controller with a compose.yml in it."
-        ),
+        "cause": ("What was named is neither a stack of the catalogue nor a folder with a Compose file in it."),
         "remedy": (
-            "Correct gpulab_stacks.{stack}.source; a folder has a slash in its name and, when relative, starts at"
-            " the inventory's folder."
+            "Correct gpulab_stacks.{stack}.source; a folder has a slash in its name and, when relative, starts at "
+            "the inventory's folder. On the host: gpulab stacks lists the catalogue, ./NAME is a folder."
         ),
     },
     "STACK_INVALID": {
@@ -1916,14 +1914,20 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "error",
         "title": "A stack is given a setting that it does not have, or one of the wrong kind",
         "cause": "The name is mistyped, or the value does not fit what the stack's stack.yml says of it.",
-        "remedy": "Correct gpulab_stacks.{stack}; the stack's stack.yml lists its settings.",
+        "remedy": (
+            "Correct gpulab_stacks.{stack}, or what was typed after gpulab deploy; the stack's stack.yml lists its "
+            "settings."
+        ),
     },
     "STACK_SECRET_INVALID": {
         "layer": "stacks",
         "severity": "error",
         "title": "A stack's secrets are not those that it knows",
         "cause": "A secret is missing, empty, or not one of those in the stack's stack.yml.",
-        "remedy": "Correct gpulab_stacks.{stack}.secrets (keep the values in ansible-vault).",
+        "remedy": (
+            "Correct gpulab_stacks.{stack}.secrets (keep the values in ansible-vault); on the host: gpulab deploy "
+            "--secret NAME=FILE."
+        ),
     },
     "STACK_ENGINE_DOWN": {
         "layer": "stacks",
@@ -1947,7 +1951,10 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "error",
         "title": "A service asks for GPUs that its user does not have",
         "cause": "gpulab_stacks asks for more GPUs, or for others, than gpulab_users gives this user on this host.",
-        "remedy": "Correct gpulab_stacks.{stack}.gpus, or give {user} the GPU in gpulab_users.",
+        "remedy": (
+            "Correct gpulab_stacks.{stack}.gpus (on the host: gpulab deploy --gpus SERVICE=GPUS), or give {user} the GPU "
+            "in gpulab_users."
+        ),
     },
     "GPU_HELD": {
         "layer": "stacks",
@@ -1988,6 +1995,53 @@ CATALOGUE: dict[str, dict[str, Any]] = {
             "compose.yml has a mistake, or the installed Compose is too old for what it uses. Nothing was changed."
         ),
         "remedy": "Correct the stack's compose.yml; `docker compose config` in its folder says the same.",
+    },
+    "STACK_NEEDS_ROOT": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "compose.yml asks for what an engine without root cannot give",
+        "cause": "It was written for an engine that runs as root. Everything that cannot work is named; what runs still runs.",
+        "remedy": "Change compose.yml as it says, or leave the file alone and put the change into a compose.override.yml.",
+    },
+    "STACK_HOST_NETWORK": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "A service uses the host's network, and nobody says which ports it opens",
+        "cause": (
+            "Before Engine 29.5 the host's network cannot be had without root: the service gets a network of the stack, and "
+            "only ports that are known can be published from it."
+        ),
+        "remedy": (
+            "Name the ports in gpulab_stacks.{stack}.publish or the stack's stack.yml: publish: {{SERVICE: [8000]}}, an empty "
+            "list for one that only calls others; or install Engine 29.5."
+        ),
+    },
+    "STACK_NAME_TAKEN": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "A container of another stack has the name that this one's is to have",
+        "cause": "container_name in compose.yml is one name for the whole engine. What runs still runs.",
+        "remedy": "Take container_name out of compose.yml (Compose then makes one of stack and service), or change it.",
+    },
+    "STACK_FILE_MISSING": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "compose.yml names a file that is not there",
+        "cause": (
+            "Containers are given it when they start. Of a stack's folder .env, secrets/, data/ and what Git ignores stay "
+            "behind; nothing that runs was touched."
+        ),
+        "remedy": (
+            "Make the file on the host and name it by its absolute path; or name it in the stack's stack.yml under "
+            "secrets, and give it: gpulab_stacks.{stack}.secrets, or on the host gpulab deploy --secret NAME=FILE."
+        ),
+    },
+    "STACK_EXTERNAL_MISSING": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "The stack uses a network or volume that somebody else is to make, and it is not there",
+        "cause": "compose.yml says external: true, so that Compose does not make it. What ran before still runs.",
+        "remedy": "As {user}: docker network create NAME, or docker volume create NAME; or take external: true out.",
     },
     "STACK_VOLUME_ANONYMOUS": {
         "layer": "stacks",
@@ -2033,49 +2087,25 @@ CATALOGUE: dict[str, dict[str, Any]] = {
             "gpulab-cdi.service and run gpulab.fleet.verify. Where only the container lacks it, do not mount over /usr/share or /etc."
         ),
     },
-    "STACK_NEEDS_ROOT": {
-        "layer": "stacks",
-        "severity": "error",
-        "title": "compose.yml asks for what an engine without root cannot give",
-        "cause": (
-            "The engine acts as its user: it reaches the files and devices that the user reaches, mounts nothing that "
-            "needs root, and knows the runtimes of its own daemon.json. Nothing was changed."
-        ),
-        "remedy": "Do what stands beside each part that is named; docs/compose-files.md has the whole table.",
-    },
-    "STACK_HOST_NETWORK": {
-        "layer": "stacks",
-        "severity": "error",
-        "title": "A service uses the host's network, and nobody says which ports it opens there",
-        "cause": (
-            "Before Engine 29.5 network_mode: host without root is the engine's own network, which cannot be reached. "
-            "The service is given a network of the stack instead, and needs to know what to publish."
-        ),
-        "remedy": (
-            "Say it in gpulab_stacks or the stack's stack.yml: publish: {{SERVICE: [8000]}}, and [] when it only calls "
-            "others; or use Engine 29.5 (rootless_docker_engine_version)."
-        ),
-    },
-    "STACK_NAME_TAKEN": {
-        "layer": "stacks",
-        "severity": "error",
-        "title": "A container's fixed name belongs to another stack",
-        "cause": "container_name is one name in the whole engine of the user.",
-        "remedy": "Take container_name out of compose.yml, undeploy the other stack, or use another user's engine.",
-    },
     "STACK_IMAGE_ARCHITECTURE": {
         "layer": "stacks",
         "severity": "error",
         "title": "An image is made for another processor",
         "cause": "It would end at once with `exec format error`. What ran before still runs.",
-        "remedy": "Name an image for this host's processor in the stack's settings (BASE_IMAGE), or build it there.",
+        "remedy": (
+            "Name an image for this host's processor in the stack's settings (BASE_IMAGE), save the archive of "
+            "gpulab_stacks.{stack}.images for it (docker pull --platform), or build it there."
+        ),
     },
     "STACK_CUDA_TOO_NEW": {
         "layer": "stacks",
         "severity": "error",
         "title": "An image has a newer CUDA than the host's driver knows",
         "cause": "A driver runs programs of its own major CUDA version and of older ones. What ran before still runs.",
-        "remedy": "Choose an image with an older CUDA in the stack's settings, or install a newer driver on the host.",
+        "remedy": (
+            "Choose an image with an older CUDA in the stack's settings, or install a newer driver on the host. One that "
+            "brings a driver library of its own (cuda-compat): NVIDIA_DISABLE_REQUIRE: 1 in the service's environment."
+        ),
     },
     "STACK_INTERRUPTED": {
         "layer": "stacks",
@@ -2143,7 +2173,20 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "error",
         "title": "A port that the stack publishes is in use",
         "cause": "Another stack, another user's engine or another program listens there.",
-        "remedy": "ss -ltnp says who; or give the stack another port in gpulab_stacks.{stack}.settings.",
+        "remedy": (
+            "Give the stack another port in gpulab_stacks.{stack}.settings (on the host: gpulab deploy --set), or stop what "
+            "has this one: ss -lntup names it."
+        ),
+    },
+    "STACK_ADDRESS_UNKNOWN": {
+        "layer": "stacks",
+        "severity": "error",
+        "title": "A port is to listen on an address that this host does not have",
+        "cause": "The address is another host's, or its network interface is not up. What ran before still runs.",
+        "remedy": (
+            "Write an address that `ip -brief address` shows in gpulab_stacks.{stack}.settings (BIND_ADDRESS) or in "
+            "compose.yml: 127.0.0.1 for this host alone, 0.0.0.0 for all."
+        ),
     },
     "STACK_PORT_PRIVILEGED": {
         "layer": "stacks",
@@ -2308,7 +2351,7 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "severity": "error",
         "title": "There is no stack of that name",
         "cause": "The name is mistyped, the stack is another user's, or it was never deployed here.",
-        "remedy": "gpulab status lists your stacks.",
+        "remedy": "gpulab status lists your stacks, gpulab stacks the shipped ones; a folder is named with a slash: ./NAME.",
     },
     "STACK_NOT_DEPLOYED": {
         "layer": "stacks",

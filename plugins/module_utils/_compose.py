@@ -200,6 +200,15 @@ class Project:
                     raise
         return sorted(found, key=lambda container: container.name)
 
+    def others_ports(self) -> dict[int, str]:
+        """Ports that containers of this engine's other projects have, and whose they are."""
+        return {
+            port["PublicPort"]: f"the stack {row['Labels'][PROJECT]} of the same user has it"
+            for row in self.api("/containers/json")
+            for port in row.get("Ports") or []
+            if port.get("PublicPort") and (row["Labels"] or {}).get(PROJECT, self.name) != self.name
+        }
+
     def names(self) -> dict[str, str]:
         """Every container of the engine, with the project that it belongs to."""
         rows = self.api("/containers/json?all=1")
@@ -245,15 +254,15 @@ class Project:
                 raise
         return subprocess.CompletedProcess(argv, process.returncode, said, complained)
 
-    def resolve(self, compose_file: Path, env: Path, tree: Path) -> dict[str, Any]:
+    def resolve(self, compose_files: Sequence[Path], env: Path, tree: Path) -> dict[str, Any]:
         """The services of all profiles with every variable filled in; an error when Compose cannot read the file.
 
         People start Compose from the top of their tree: $PWD in a file means that.
         """
         where = ["--project-name", self.name, "--env-file", str(env), "--profile", "*"]
-        argv = ["docker", "compose", "-f", str(compose_file), *where, "config", "--format", "json"]
-        done = self._run(argv, extra={"PWD": str(tree)})
-        config: dict[str, Any] = json.loads(self._valid(done, compose_file.parent))
+        named = [text for each in compose_files for text in ("-f", str(each))]
+        done = self._run(["docker", "compose", *named, *where, "config", "--format", "json"], extra={"PWD": str(tree)})
+        config: dict[str, Any] = json.loads(self._valid(done, compose_files[0].parent))
         return config
 
     def pretty(self, compose_file: Path) -> str:
@@ -271,7 +280,7 @@ class Project:
     def _valid(done: subprocess.CompletedProcess[str], folder: Path) -> str:
         if done.returncode != 0:
             said = (done.stderr or done.stdout).strip().replace(f"{folder}/", "")
-            raise FleetError("STACK_COMPOSE_INVALID", said)
+            raise FleetError("STACK_FILE_MISSING" if "env file" in said else "STACK_COMPOSE_INVALID", said)
         return done.stdout
 
     # --- waiting ---------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,6 +35,18 @@ def requests(config: Mapping[str, Any]) -> dict[str, Any]:
         else:
             found[name] = max(asked)
     return found
+
+
+def written(compose: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of a file as it stands there: Compose before 2.30 drops `gpus:` without a word when it resolves it.
+
+    A request with a variable in it is left to the host, which knows its value; a malformed service to Compose.
+    """
+    found: dict[str, Any] = {}
+    for name, service in compose["services"].items():
+        with contextlib.suppress(AttributeError, TypeError, ValueError):
+            found |= requests({"services": {name: service}})
+    return {name: request for name, request in found.items() if "$" not in str(request)}
 
 
 def forms(service: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -26,6 +26,7 @@ class Plan:
     archives: list[dict[str, Any]] = field(default_factory=list)
     wait_timeout: int = 120
     compose_file: str = "compose.yml"
+    override: str = ""  # the file that is merged into it, of the tree as well
     source: dict[str, Any] = field(default_factory=dict)  # kind, path, commit, dirty
     diff: str = ""  # what differs from the commit, as text
     notes: list[str] = field(default_factory=list)
@@ -39,6 +40,8 @@ class Plan:
     checks: list[dict[str, Any]] = field(default_factory=list)
     keep: int = KEEP
     why: str = ""
+    # What was asked for besides the stack's own files: settings, gpus, parts of stack.yml, keep, wait_timeout.
+    given: dict[str, Any] = field(default_factory=dict)
 
     @property
     def mutable(self) -> bool:

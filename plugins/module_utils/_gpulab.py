@@ -97,6 +97,15 @@ def run(options: argparse.Namespace) -> int:
     return part.run(place(options), options.service, options.arguments, options.detach)
 
 
+def stacks(options: argparse.Namespace) -> int:
+    from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab_catalogue as part
+    from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_text import width
+
+    result = part.answer()
+    show(options, result, part.lines(result, width()))
+    return 0
+
+
 def deploy(options: argparse.Namespace) -> int:
     from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab_deploy, _gpulab_verbs
 
@@ -182,6 +191,7 @@ VERBS = {
     "logs": logs,
     "shell": shell,
     "run": run,
+    "stacks": stacks,
     "deploy": deploy,
     "rollback": rollback,
     "undeploy": undeploy,

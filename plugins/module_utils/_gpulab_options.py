@@ -74,8 +74,10 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument("--check", action="store_true", help="say what would be done; do nothing")
         return made
 
+    verb("stacks", "the shipped stacks that deploy takes by name", True)
+
     deploy = changing("deploy", "bring a stack to what a folder, or your settings, say")
-    deploy.add_argument("target", metavar="FOLDER|STACK", help="a folder with a Compose file, such a file, or a stack")
+    deploy.add_argument("target", metavar="STACK|FOLDER", help="a name; with a slash in it a folder, or a Compose file")
     deploy.add_argument("--name", help="the stack's name; otherwise the folder's")
     deploy.add_argument("--set", metavar="K=V", action="append", default=[], help="a setting; what is not named stays")
     deploy.add_argument("--unset", metavar="K", action="append", default=[], help="a setting back to its default")

@@ -2,37 +2,36 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """What `gpulab deploy` is to deploy: a folder on this host, or a stack once more with other settings.
 
-What a release had and nobody names now goes on: settings, secrets, and GPUs where the site had chosen others than the
-stack's own file does.
+What the inventory or an earlier `gpulab deploy` had asked for and nobody names now goes on: settings, GPUs, secrets,
+profiles, ports, checks and the like. Defaults of the stack's own files are not kept: they are what the files say now.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.gpulab.fleet.plugins.module_utils import (
+    _gpulab_catalogue,
     _stack,
     _stack_files,
     _stack_gpus,
     _stack_schema,
     _working_tree,
 )
-from ansible_collections.gpulab.fleet.plugins.module_utils._deploy_plan import Plan, of_definition
+from ansible_collections.gpulab.fleet.plugins.module_utils._compose_gpus import written
+from ansible_collections.gpulab.fleet.plugins.module_utils._deploy_plan import KEEP, Plan, of_definition
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.gpulab.fleet.plugins.module_utils._files import read_text
 from ansible_collections.gpulab.fleet.plugins.module_utils._release import COMPOSE, Release, Store
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
 from ansible_collections.gpulab.fleet.plugins.module_utils._working_tree import Tree
-from ansible_collections.gpulab.fleet.plugins.module_utils._yaml_by_compose import locate, read, run_as
+from ansible_collections.gpulab.fleet.plugins.module_utils._yaml_by_compose import Found, locate, notes, read, run_as
+from ansible_collections.gpulab.fleet.plugins.module_utils._yaml_by_compose import dotenv as read_dotenv
 
 WAIT = 120
-# NAME=value, 'value' or "value", with a comment behind it or not; values that are to be expanded are left alone.
-ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(?:'([^']*)'|\"([^\"$]*)\"|([^'\"$#]*?))\s*(?:#.*)?")
 
 
 @dataclass
@@ -51,10 +50,10 @@ class Wish:
 class Source:
     """Where a stack's files are on this host."""
 
-    folder: Path
-    compose_file: str  # in the folder
+    found: Found
     record: dict[str, Any] | None = None  # of a copy that was kept: what it was made of
     mutable: bool = False
+    kept: bool = False  # it is the copy that a release has
 
 
 # --- finding ---------------------------------------------------------------------------------------------------
@@ -65,41 +64,42 @@ def of_folder(target: Path) -> Source:
     path = target.expanduser().resolve()
     if not path.exists():
         raise FleetError("STACK_UNKNOWN", f"{path} is not there")
-    folder, compose = locate(path)
-    return Source(folder, compose.relative_to(folder).as_posix())
+    return Source(locate(path))
 
 
 def of_release(store: Store, release: Release) -> Source:
     """The folder that a release was made of, if it is on this host; else the copy that was kept of it."""
     known = release.source
     folder = Path(str(known.get("path", "")))
-    compose_file = str(known.get("compose_file") or COMPOSE)
+    compose_file, override = str(known.get("compose_file") or COMPOSE), str(known.get("override") or "")
     if known.get("host") and (folder / compose_file).is_file():
-        return Source(folder, compose_file, mutable=known.get("kind") == "mutable")
+        # Of a folder the override may have come or gone since.
+        again = Found(folder, folder / compose_file, alone=True) if known.get("alone") else locate(folder)
+        return Source(again, mutable=known.get("kind") == "mutable")
     kept = store.files / release.files
     if not release.files or not (kept / compose_file).is_file():
         raise FleetError("STACK_SOURCE_GONE", f"release {release.id} was made of {folder}")
-    return Source(kept, compose_file, record=known)
+    return Source(Found(kept, kept / compose_file, kept / override if override else None), record=known, kept=True)
+
+
+def of_catalogue(name: str, scratch: Path, archives: Sequence[Mapping[str, Any]] = ()) -> Source:
+    """A shipped stack; its files are put below scratch. archives are those that its images came from."""
+    found = locate(_gpulab_catalogue.unpack(name, scratch))
+    place = _gpulab_catalogue.place(name)
+    return Source(found, record={"kind": "catalogue", "path": place, "archives": list(archives), **found.inside()})
 
 
 def tree_of(source: Source, compose: Any, mutable: bool, hide: Sequence[str]) -> Tree:
     """The files that become part of a release, and what is noted down of where they are from."""
+    folder, inside = source.found.tree, source.found.inside()
     if source.record is not None:  # a copy that was kept: nothing was changed since
-        return Tree(source.folder, _stack_files.shipped(source.folder), source.record)
-    inside = source.compose_file.rpartition("/")[0]
+        return Tree(folder, _stack_files.shipped(folder), source.record)
+    within = inside["compose_file"].rpartition("/")[0]
+    also = [name for name in inside.values() if name]
     look = _working_tree.look
-    tree = _working_tree.mutable(source.folder, hide) if mutable else look(source.folder, compose, inside, hide)
-    tree.source |= {"host": os.uname().nodename, "compose_file": source.compose_file}
+    tree = _working_tree.mutable(folder, hide) if mutable else look(folder, compose, within, hide, also)
+    tree.source |= {"host": os.uname().nodename, **inside, "alone": source.found.alone}
     return tree
-
-
-def dotenv(path: Path) -> dict[str, str]:
-    """The values of a .env file that stand there as they are."""
-    found = {}
-    for line in read_text(path).splitlines():
-        if match := ASSIGNMENT.fullmatch(line):
-            found[match[1]] = next((each for each in match.groups()[1:] if each is not None), "")
-    return found
 
 
 # --- the plan --------------------------------------------------------------------------------------------------
@@ -107,65 +107,82 @@ def dotenv(path: Path) -> dict[str, str]:
 
 def make(user: Account, store: Store, source: Source, wish: Wish) -> tuple[Plan, list[str]]:
     """The plan, and what there is to say of the folder."""
-    name = store.name
-    if not _stack.NAME.fullmatch(name):
-        raise _stack.wrong(name, "a stack's name has small letters, digits, - and _ only; choose one with --name")
+    name, found, inside = store.name, source.found, source.found.inside()
+    if wish.mutable and source.record is not None:
+        raise _stack.wrong(
+            name, f"--mutable mounts a folder of yours, and {source.record['path']} is none: name a folder"
+        )
     current = store.current()
-    compose, given = read(source.folder / source.compose_file, run_as(user))
-    defined = _stack_schema.definition(name, _stack_schema.derived(compose) if given is None else given)
-    _stack_schema.check_names(name, defined, compose)
-    if given is None:
-        for key, text in dotenv((source.folder / source.compose_file).with_name(".env")).items():
-            if key in defined["settings"]:
-                defined["settings"][key] = {"default": text}
+    compose, read_stack = read(found.compose, run_as(user), found.override)
+    compose = _stack_schema.check_shape(name, compose)
+    defined = _stack_schema.definition(name, _stack_schema.derived(compose) if read_stack is None else read_stack)
+    dotenv = read_dotenv(found.compose.with_name(".env"))
+    if read_stack is None:
+        for key in defined["settings"].keys() & dotenv.keys():
+            defined["settings"][key] = {"default": dotenv[key]}
+    before = still_known(given_to(current), defined, compose)
+    defined = _stack_schema.with_site(name, defined, before)
+    _stack_schema.check_names(name, defined, compose, before)
     mutable = wish.mutable or source.mutable
     secrets = kept_secrets(store, current, defined) | {key: read_secret(path) for key, path in wish.secrets.items()}
     _stack.check_secrets(name, defined, secrets)
-    chosen = _stack.settings(name, defined, settings(name, defined, current, wish))
-    asked = gpus(name, defined["gpus"], set(compose.get("services") or {}), current, wish)
+    now = {**before, "settings": settings(name, defined, before, wish), "gpus": gpus(name, compose, before, wish)}
     tree = tree_of(source, compose, mutable, list(secrets.values()))
-    parts = of_definition(defined, described=given is not None)
-    if current and current.sharing != "exclusive":  # the site's choice
-        parts["sharing"] = current.sharing
-    if current and source.record is not None:
-        parts |= chosen_by_site(current, parts)
     plan = Plan(
-        settings=chosen,
-        gpus=asked,
+        settings=_stack.settings(name, defined, now["settings"]),
+        gpus={**written(compose), **defined["gpus"], **now["gpus"]},
         secrets=secrets,
         files=tree.files,
         archives=list((source.record or {}).get("archives") or []),
-        wait_timeout=max(current.wait_timeout if current else WAIT, int(defined["wait_timeout"])),
-        compose_file=source.compose_file,
+        wait_timeout=max(int(before.get("wait_timeout", WAIT)), int(defined["wait_timeout"])),
+        keep=int(before.get("keep", KEEP)),
         source=tree.source,
         diff=tree.diff,
-        local=str(source.folder),
+        local=str(found.tree),
         why=wish.why,
-        **parts,
+        given=now,
+        compose_file=inside["compose_file"],
+        override=inside["override"],
+        **of_definition(defined, described=read_stack is not None),
     )
-    return plan, tree.notes
+    return plan, [*tree.notes, *notes(found, dotenv)]
 
 
-def chosen_by_site(current: Release, parts: Mapping[str, Any]) -> dict[str, Any]:
-    """What the inventory may have added to a stack that it deployed: it is in the release and in no file here."""
-    silent = [name for name, service in current.services.items() if not service.health and not service.one_off]
-    runs = {name: "" for name, service in current.services.items() if service.one_off}
-    return {
-        "profiles": list(dict.fromkeys([*parts["profiles"], *current.profiles])),
-        "checks": current.checks or parts["checks"],
-        "runs": {**runs, **parts["runs"]},
-        "no_health": None if parts["no_health"] is None else sorted({*parts["no_health"], *silent}),
-    }
+def given_to(current: Release | None) -> dict[str, Any]:
+    """What the release that runs was given besides its stack's own files, in the inventory or on this host."""
+    if current is None:
+        return {}
+    if current.given is not None:
+        return current.given
+    held = {name: list(service.gpus) or 0 for name, service in current.services.items()}
+    parts = {"profiles": current.profiles, "checks": current.checks, "gpu_sharing": current.sharing}
+    return {**parts, "settings": current.settings, "gpus": held, "wait_timeout": current.wait_timeout}
 
 
-def settings(name: str, defined: Mapping[str, Any], current: Release | None, wish: Wish) -> dict[str, Any]:
-    """What the current release has, then what was typed; as the types that stack.yml wants."""
+def still_known(given: Mapping[str, Any], defined: Mapping[str, Any], compose: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what the stack's files, as they are now, have no place for."""
+    services, profiles = set(compose["services"]), _stack_schema.profiles_of(compose["services"])
+    settings = {*defined["settings"], *defined["data"]}
+    names = {"settings": settings, "profiles": profiles, "runs": services, "no_health": services, "publish": services,
+             "gpus": services}  # fmt: skip
+    kept = dict(given)
+    for part, known in names.items():
+        if isinstance(value := given.get(part), Mapping):
+            kept[part] = {name: each for name, each in value.items() if name in known}
+        elif isinstance(value, list):
+            kept[part] = [name for name in value if name in known]
+    if given.get("checks"):
+        kept["checks"] = [each for each in given["checks"] if each.get("service", next(iter(services))) in services]
+    return kept
+
+
+def settings(name: str, defined: Mapping[str, Any], before: Mapping[str, Any], wish: Wish) -> dict[str, Any]:
+    """What was given before, then what was typed; as the types that stack.yml wants."""
     known = {**{key: {"type": "path"} for key in defined["data"]}, **defined["settings"]}
     wrong = sorted(set(wish.unset) - set(known))
     if wrong:
         raise _stack.wrong(name, f"no setting {', '.join(wrong)}; there are: {', '.join(sorted(known)) or 'none'}")
-    chosen = {key: text for key, text in (current.settings if current else {}).items() if key in known}
-    chosen |= wish.settings
+    chosen = {**before.get("settings", {}), **wish.settings}
     return {
         key: {"true": True, "false": False}.get(text, text) if known.get(key, {}).get("type") == "bool" else text
         for key, text in chosen.items()
@@ -173,16 +190,13 @@ def settings(name: str, defined: Mapping[str, Any], current: Release | None, wis
     }
 
 
-def gpus(name: str, own: Mapping[str, Any], services: set[str], current: Release | None, wish: Wish) -> dict[str, Any]:
-    """What each service asks for: stack.yml, else as many as it has now, else what was typed."""
-    found = dict(own)
-    for service, had in (current.services if current else {}).items():
-        request = own.get(service, 0)
-        if service in services and not (isinstance(request, int) and request == len(had.gpus)) and request != "all":
-            found[service] = list(had.gpus) or 0
+def gpus(name: str, compose: Mapping[str, Any], before: Mapping[str, Any], wish: Wish) -> dict[str, Any]:
+    """What services were given before, then what was typed."""
+    found = dict(before.get("gpus") or {})
+    services = compose["services"]
     for service, text in wish.gpus.items():
         if service not in services:
-            raise FleetError("STACK_SERVICE_UNKNOWN", f"{service}; {name} has: {', '.join(sorted(services)) or 'none'}")
+            raise FleetError("STACK_SERVICE_UNKNOWN", f"{service}; {name} has: {', '.join(sorted(services))}")
         found[service] = int(text) if text.isdecimal() else text if text in ("all", "none") else text.split(",")
         _stack_gpus.check_request(service, found[service])
     return found

@@ -33,7 +33,21 @@ def keep_services(config: Mapping[str, Any], profiles: Sequence[str], runs: Sequ
     }
     for name in runs:
         found["services"][name]["profiles"] = ["run"]
+    _refuse_needs_that_are_off(found["services"], config["services"])
     return found
+
+
+def _refuse_needs_that_are_off(kept: Mapping[str, Any], everything: Mapping[str, Any]) -> None:
+    """A service cannot be started without those that it depends on; those that it can do without are left out."""
+    for name, service in kept.items():
+        needs = service.get("depends_on") or {}
+        for other in [each for each in needs if each not in kept]:
+            if needs[other].get("required") is False:
+                del needs[other]
+                continue
+            profiles = ", ".join((everything.get(other) or {}).get("profiles") or ["none"])
+            text = f"services.{name} depends on {other}, which is off: name one of its profiles ({profiles})"
+            raise FleetError("STACK_COMPOSE_INVALID", text)
 
 
 def is_active(service: Mapping[str, Any], profiles: Sequence[str]) -> bool:
@@ -143,12 +157,12 @@ def named_volumes(config: Mapping[str, Any]) -> list[str]:
 
 
 def published(config: Mapping[str, Any]) -> list[list[Any]]:
-    """[address, port, service] of each TCP port that is to be listened on."""
+    """[address, port, service, protocol] of each port that is to be listened on."""
     return [
-        [port.get("host_ip") or LOOPBACK, int(port["published"]), name]
+        [port.get("host_ip") or LOOPBACK, int(port["published"]), name, port.get("protocol") or "tcp"]
         for name, service in config["services"].items()
         for port in service.get("ports") or []
-        if str(port.get("published", "")).isdecimal() and port.get("protocol", "tcp") == "tcp"
+        if str(port.get("published", "")).isdecimal() and (port.get("protocol") or "tcp") in ("tcp", "udp")
     ]
 
 

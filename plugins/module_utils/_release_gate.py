@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import socket
 import subprocess
 import time
 import urllib.error
@@ -114,24 +113,6 @@ def take_down(project: Project) -> None:
     if done.returncode != 0 and project.containers():
         said = "".join(sorted_streams(done))
         raise FleetError("STACK_DOWN_FAILED", f"docker compose down:\n{tail(said, 10)}")
-
-
-def refuse_taken_ports(ports: Sequence[Sequence[Any]], containers: Sequence[Container]) -> None:
-    """Says it before anything is stopped, when another program has a port that the release needs."""
-    own = {port for each in containers for _ip, port, _inside in each.published}
-    for address, port, *service in ports:
-        if port in own:
-            continue
-        where = f"{address}:{port}" + (f" (service {service[0]})" if service else "")
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((address, port))
-            except PermissionError:
-                raise FleetError("STACK_PORT_PRIVILEGED", where) from None
-            except OSError as error:
-                raise FleetError("STACK_PORT_TAKEN", f"{where}: {error.strerror}") from None
 
 
 # --- the stack's own checks --------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -24,12 +23,13 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._compose import (
     sync,
     tail,
 )
+from ansible_collections.gpulab.fleet.plugins.module_utils._compose_gpus import environment
 from ansible_collections.gpulab.fleet.plugins.module_utils._disk_room import room
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._image_integrity import mend, record_synced
 from ansible_collections.gpulab.fleet.plugins.module_utils._release import Release, Store
+from ansible_collections.gpulab.fleet.plugins.module_utils._release_refuse import machine
 
-MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 TO_BUILD, TO_FETCH = "to-be-built", "to-be-fetched"
 
 Compose = Callable[..., Any]
@@ -130,7 +130,7 @@ class Images:
             return
         called = {name: archives.reference(services[name].get("image") or f"{self.stack}-{name}") for name in names}
         before = {self.here[image] for image in called.values() if image in self.here}
-        self._bring("build", names, "STACK_BUILD_FAILED", 30)
+        self._bring("build", names, ", ".join(names), "STACK_BUILD_FAILED", 30)
         # What a deploy that was cut off had built has now lost the only name that it had.
         for image in sorted(before - self.ids()):
             self.project.docker("rmi", image)
@@ -142,21 +142,22 @@ class Images:
         missing = [name for name, each in services.items() if not self._here(each["image"])]
         self.actions += [f"pull {services[name]['image']}" for name in missing]
         if missing and not self.check:
-            self._bring("pull", missing, "STACK_IMAGE_MISSING", 10)
+            what = ", ".join(f"{name}: {services[name]['image']}" for name in missing)
+            self._bring("pull", missing, what, "STACK_IMAGE_MISSING", 10)
         for name, service in services.items():
             image = self._here(service["image"])
             if not image and not self.check:
                 raise FleetError("STACK_IMAGE_MISSING", f"{name}: {service['image']} is not here after the pull")
             self.found[name] = (image or TO_FETCH, "")
 
-    def _bring(self, verb: str, services: list[str], code: str, lines: int) -> None:
+    def _bring(self, verb: str, services: list[str], what: str, code: str, lines: int) -> None:
         """Has Compose build or pull; the error is `code`, or what its last lines say more exactly."""
         self._refuse_full_disk()
         began = time.monotonic()
         done = self.compose("--progress", "plain", verb, *services)
         if done.returncode != 0:
             said = "".join(sorted_streams(done))
-            raise FleetError(classify(said, code), f"docker compose {verb}:\n{tail(said, lines)}")
+            raise FleetError(classify(said, code), f"docker compose {verb} ({what}):\n{tail(said, lines)}")
         self._look_again()
         self.seconds[verb] = time.monotonic() - began
 
@@ -219,17 +220,20 @@ def nameless(project: Project, store: Store) -> list[str]:
 # --- whether they fit this host ----------------------------------------------------------------------------
 
 
-def refuse_unfit(name: str, image: Mapping[str, Any], with_gpu: bool, driver_cuda: str) -> None:
-    """An image for another processor, or with a newer CUDA than the driver knows, would fail only when it runs."""
+def refuse_unfit(name: str, service: Mapping[str, Any], image: Mapping[str, Any], with_gpu: bool, cuda: str) -> None:
+    """An image for another processor, or with a newer CUDA than the driver knows, would fail only when it runs.
+
+    cuda is the newest that the driver knows; a service that sets NVIDIA_DISABLE_REQUIRE says that it knows better.
+    """
     if not image:
         return
-    mine = MACHINES.get(platform.machine(), platform.machine())
+    mine, where = machine(), f"services.{name}: the image {service.get('image') or 'that is built'}"
     if image.get("Architecture") not in (None, "", mine):
-        text = f"{name}: the image is for {image['Architecture']}, this host is {mine}"
-        raise FleetError("STACK_IMAGE_ARCHITECTURE", text)
+        raise FleetError("STACK_IMAGE_ARCHITECTURE", f"{where} is for {image['Architecture']}, this host is {mine}")
     wanted = cuda_of(image)
-    if with_gpu and wanted and driver_cuda and _major(wanted) > _major(driver_cuda):
-        raise FleetError("STACK_CUDA_TOO_NEW", f"{name}: the image has CUDA {wanted}, the driver knows {driver_cuda}")
+    waived = environment(service).get("NVIDIA_DISABLE_REQUIRE") or ""
+    if with_gpu and wanted and cuda and _major(wanted) > _major(cuda) and waived.lower() not in ("1", "true"):
+        raise FleetError("STACK_CUDA_TOO_NEW", f"{where} has CUDA {wanted}, the driver knows {cuda}")
 
 
 def cuda_of(image: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils import (
 )
 from ansible_collections.gpulab.fleet.plugins.module_utils import _release_compose as composing
 from ansible_collections.gpulab.fleet.plugins.module_utils import _release_files as files
+from ansible_collections.gpulab.fleet.plugins.module_utils import _release_refuse as refuse
 from ansible_collections.gpulab.fleet.plugins.module_utils._clock import now
 from ansible_collections.gpulab.fleet.plugins.module_utils._compose import Project
 from ansible_collections.gpulab.fleet.plugins.module_utils._compose_adapt import Host, adapt, requests
@@ -34,6 +35,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import make_folders, write_atomic
 from ansible_collections.gpulab.fleet.plugins.module_utils._home_record import remember_stacks
 from ansible_collections.gpulab.fleet.plugins.module_utils._image_integrity import mend
+from ansible_collections.gpulab.fleet.plugins.module_utils._port_holders import refuse_taken
 from ansible_collections.gpulab.fleet.plugins.module_utils._release import (
     COMPOSE,
     DOTENV,
@@ -92,6 +94,7 @@ class Making:
     def needs(self) -> dict[str, Any]:
         """What the controller has to send before this can go on: only what is not here in the same form."""
         found: dict[str, Any] = {}
+        refuse.foreign_archives(self.plan.archives)
         ours = self.plan.mutable or self.plan.local or self.handed.bundle is not None
         if not ours and not files.have_tree(self.store, self.plan):
             missing = absent(self.store.files, self.plan.files)
@@ -115,8 +118,9 @@ class Making:
             {
                 "schema": SCHEMA,
                 "files": plan.files,
-                "source": [plan.source, plan.diff] if plan.mutable else [],
+                "source": [plan.source, plan.diff, *self._compose_checksums()] if plan.mutable else [],
                 "compose_file": plan.compose_file,
+                "override": plan.override,
                 "settings": plan.settings,
                 "data": self.data,
                 "gpus": [plan.gpus, plan.sharing, mine, host],
@@ -127,6 +131,13 @@ class Making:
                 "gate": [plan.runs, plan.no_health, plan.checks, plan.wait_timeout, plan.graphics],
             }
         )
+
+    def _compose_checksums(self) -> list[str | None]:
+        """Of a folder that is mounted as it is, whose files nobody else looks through."""
+        return [checksum(path) for path in self._compose_files(Path(self.plan.source["path"]))]
+
+    def _compose_files(self, tree: Path) -> list[Path]:
+        return [tree / name for name in (self.plan.compose_file, self.plan.override) if name]
 
     def is_same(self, current: Release) -> bool:
         """Whether the current release is what this plan would make, and all of it is still there."""
@@ -170,19 +181,22 @@ class Making:
         env = scratch / "settings.env"
         env.write_text(self._settings(), encoding="utf-8")
         env.chmod(0o600)
-        compose_file = tree / plan.compose_file
+        compose_files = self._compose_files(tree)
 
         def compose(*arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
             profiles = [text for each in [*self.profiles, "run"] for text in ("--profile", each)]
-            base = ["--project-name", store.name, "--env-file", str(env), "-f", str(compose_file)]
-            return self.project.compose(*base, *profiles, *arguments, timeout=timeout)
+            base = ["--project-name", store.name, "--env-file", str(env)]
+            named = [text for each in compose_files for text in ("-f", str(each))]
+            return self.project.compose(*base, *named, *profiles, *arguments, timeout=timeout)
 
-        everything = self.project.resolve(compose_file, env, tree)
+        everything = self.project.resolve(compose_files, env, tree)
+        refuse.profiles(everything, self.profiles)
         config = composing.keep_services(everything, self.profiles, list(plan.runs))
         gpus = self._assign(config, current)
         render = [name for name in plan.graphics if gpus.get(name)]
         _stack_graphics.check_specs(render, _stack_gpus.specs(self.user.name) if render else [])
         config, notes = adapt(config, self._host(), gpus, plan.publish)
+        self._refuse_early(config)
 
         images = Images(self.project, store.name, self.check, compose)
         images.bring_in(plan.archives, self.handed.archives)
@@ -243,6 +257,7 @@ class Making:
             after=current.id if current else "",
             generated=self.generated,
             volume_users=_stack_volumes.writers(self.project, final, known),
+            given=plan.given,
         )
         writers = _stack_data.writers(self.project, final, known, data.values())
         made = Made(release, pins, writers, [*self.mended, *images.actions], seconds=images.seconds)
@@ -252,6 +267,14 @@ class Making:
         made.diff = self._diff(texts, current)
         self._foresee_data(made)
         return made
+
+    def _refuse_early(self, config: Mapping[str, Any]) -> None:
+        """What can be told without any image: nobody waits for a build to hear it."""
+        refuse.missing_files(config, self.store.secrets)
+        refuse.missing_externals(config, self.project)
+        started = {**config, "services": _only(config["services"], self.plan.runs)}
+        if ports := composing.published(started):
+            refuse_taken(ports, self.project.containers(), self.plan.settings, self.project.others_ports)
 
     def _settings(self) -> str:
         values = {name: self._home(text) for name, text in self.plan.settings.items()}
@@ -296,7 +319,7 @@ class Making:
         driver = _stack_gpus.driver_cuda()
         health = {}
         for name, service in config["services"].items():
-            refuse_unfit(name, about[name], bool(gpus.get(name)), driver)
+            refuse_unfit(name, service, about[name], bool(gpus.get(name)), driver)
             check = service.get("healthcheck") or (about[name].get("Config") or {}).get("Healthcheck") or {}
             test = check.get("test") or check.get("Test") or []
             health[name] = bool(check) and not check.get("disable") and test[:1] != ["NONE"]

@@ -19,7 +19,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._findings import find
 from ansible_collections.gpulab.fleet.plugins.module_utils._floors import ENGINE_FLOOR, TOOLKIT_FLOOR, accepted, dotted
 
 USER_NAME = r"[a-z_][a-z0-9_.-]*\$?"
-STACK_NAME = r"[a-z0-9][a-z0-9_-]*"
+STACK_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 GPU_NAME = rf"\d+|\d+:\d+|(GPU|MIG)-{UUID}|MIG-GPU-{UUID}/\d+/\d+"
 GPU_FORM = "an index such as 0, a UUID such as GPU-5f3c…, or a MIG instance's UUID"
@@ -79,6 +79,11 @@ GPUS = Kind(
 NAMES = Kind(
     "a list of names",
     lambda value: isinstance(value, list) and all(isinstance(each, str) for each in value),
+)
+LIST = Kind("a list", lambda value: isinstance(value, list))
+RUNS = Kind(
+    "a mapping from a service to what a run of it does, or a list of services",
+    lambda value: isinstance(value, dict | list),
 )
 STACK_GPUS = Kind(
     f"a mapping from service to all, a number of GPUs, or a list of GPUs ({GPU_FORM})",
@@ -230,6 +235,10 @@ STACK_KEYS: dict[str, Kind] = {
     "profiles": NAMES,
     "gpu_sharing": _one_of("exclusive", "shared"),
     "snapshot": SWITCH,
+    "publish": MAPPING,
+    "checks": LIST,
+    "runs": RUNS,
+    "no_health": NAMES,
     "keep": WHOLE,
 }
 SECRET_KEYS = ("secrets", "registries")

@@ -10,11 +10,17 @@ from typing import Any
 
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 TYPES = ("str", "int", "float", "bool", "path", "port")
 SHORTEST, LONGEST = 8, 128  # of secrets that are generated; VNC takes 8 characters and no more
 PARTS = {"description", "settings", "gpus", "data", "secrets", "wait_timeout"}
+KEYS = {
+    "settings": {"type", "default", "required", "choices", "description"},
+    "data": {"folder", "description"},
+    "secrets": {"required", "mode", "generate", "description"},
+}
+FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 # Compose reads these from the environment that it is started in: a setting of that name would never reach it.
 TAKEN = {"PATH", "HOME", "USER", "LOGNAME", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "DOCKER_HOST", "LC_ALL"}
 # These belong to the deployment itself.
@@ -36,24 +42,57 @@ def definition(stack: str, read: Any) -> dict[str, Any]:
     whole: dict[str, Any] = {"description": "", "wait_timeout": 0, **given}
     for part in ("settings", "gpus", "data", "secrets"):
         whole[part] = dict(given.get(part) or {})
-    for part in ("settings", "data", "secrets"):
+    for part, known in KEYS.items():
         for name, entry in whole[part].items():
-            if not VARIABLE.fullmatch(str(name)) or name in TAKEN | OURS:
-                raise FleetError("STACK_INVALID", f"{stack}: {part}.{name} cannot be the name of a variable here")
-            if not isinstance(entry, Mapping):
-                raise FleetError("STACK_INVALID", f"{stack}: {part}.{name} is not a mapping")
+            _check_entry(f"{stack}: stack.yml: {part}.{name}", name, entry, known)
     for name, entry in whole["settings"].items():
+        where = f"{stack}: stack.yml: settings.{name}"
         if entry.get("type", "str") not in TYPES:
-            raise FleetError("STACK_INVALID", f"{stack}: settings.{name}: type is one of {', '.join(TYPES)}")
+            raise FleetError("STACK_INVALID", f"{where}.type is {entry['type']!r}, not one of {', '.join(TYPES)}")
+        if not isinstance(entry.get("choices") or [], list):
+            raise FleetError("STACK_INVALID", f"{where}.choices is {entry['choices']!r}, not a list")
     for name, entry in whole["data"].items():
-        if not entry.get("folder"):
-            raise FleetError("STACK_INVALID", f"{stack}: data.{name} names no folder")
+        folder = entry.get("folder")
+        if not isinstance(folder, str) or not FOLDER.fullmatch(folder):
+            text = (
+                f"{stack}: stack.yml: data.{name}.folder is {folder!r}: write a name such as weights, without .. in it"
+            )
+            raise FleetError("STACK_INVALID", text)
     for name, entry in whole["secrets"].items():
         length = entry.get("generate", SHORTEST)
         if isinstance(length, bool) or not isinstance(length, int) or not SHORTEST <= length <= LONGEST:
-            text = f"{stack}: secrets.{name}.generate is {length!r}: write how many characters, {SHORTEST} to {LONGEST}"
+            text = f"{stack}: stack.yml: secrets.{name}.generate is {length!r}: write how many characters, {SHORTEST} to {LONGEST}"
+            raise FleetError("STACK_INVALID", text)
+        # YAML reads 0644 without quotes as a number, of which nobody can tell any more what was meant.
+        mode = entry.get("mode", "0600")
+        if not isinstance(mode, str) or not re.fullmatch(r"0?[0-7]{3}", mode):
+            text = f'{stack}: stack.yml: secrets.{name}.mode is {mode!r}: write it in quotes, "0644"'
             raise FleetError("STACK_INVALID", text)
     return whole
+
+
+def _check_entry(where: str, name: Any, entry: Any, known: set[str]) -> None:
+    if not VARIABLE.fullmatch(str(name)):
+        raise FleetError("STACK_INVALID", f"{where}: a variable's name has capital letters, digits and _ only")
+    if name in TAKEN | OURS:
+        raise FleetError("STACK_INVALID", f"{where}: this variable means something else to Compose: take another name")
+    if not isinstance(entry, Mapping):
+        raise FleetError("STACK_INVALID", f"{where} is {entry!r}, not a mapping: write {{description: …}}")
+    unknown = sorted(map(str, set(entry) - known))
+    if unknown:
+        text = f"{where} does not know {', '.join(unknown)}: there are {', '.join(sorted(known))}"
+        raise FleetError("STACK_INVALID", text)
+    if not isinstance(entry.get("required", False), bool):
+        raise FleetError("STACK_INVALID", f"{where}.required is {entry['required']!r}, not true or false")
+
+
+def check_name(name: str, hint: str = "") -> None:
+    """A stack's name is part of paths, of a project's name and of tags: whatever it comes from, it is held to this."""
+    if not NAME.fullmatch(name):
+        text = (
+            f"stack {name!r}: a stack's name has up to 63 small letters, digits, - and _, and begins with no mark{hint}"
+        )
+        raise FleetError("STACK_SETTING_INVALID", text)
 
 
 def value(stack: str, name: str, entry: Mapping[str, Any], given: Any) -> str:
@@ -90,10 +129,16 @@ def settings(stack: str, defined: Mapping[str, Any], given: Mapping[str, Any]) -
     where they are otherwise depends on the user's home.
     """
     known = {**defined["settings"], **{name: {"type": "path"} for name in defined["data"]}}
-    unknown = sorted(set(given) - set(known))
+    unknown = sorted(map(str, set(given) - set(known)))
     if unknown:
         names = ", ".join(sorted(known)) or "none"
         raise wrong(stack, f"no setting {', '.join(unknown)}; there are: {names}")
+    for name in sorted(set(given) & set(defined["data"])):
+        place = str(given[name])
+        if not re.match(r"/|~(/|$)", place) or ".." in place.split("/"):
+            raise wrong(
+                stack, f"{name} is {place!r}, not a data folder: write an absolute path, or one that begins with ~/"
+            )
     found = {}
     for name, entry in known.items():
         if name in given:

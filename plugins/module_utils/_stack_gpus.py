@@ -19,15 +19,25 @@ PROOF_OF_THIS_BOOT = Path("/run/gpulab/proof.json")
 
 def wanted(request: Any) -> bool:
     """Whether a request (all, a count, a list) is for any GPU."""
-    return bool(request) and request != "none"
+    return bool(request) and request not in ("none", "0")
+
+
+def is_request(request: Any) -> bool:
+    """Whether this asks for GPUs in a form that is understood.
+
+    A count may be text: Jinja makes one of every number; an empty list may be nothing: Compose makes that of it.
+    """
+    if request is None:
+        return True
+    if isinstance(request, list):
+        return all(isinstance(gpu, (str, int)) and not isinstance(gpu, bool) for gpu in request)
+    if isinstance(request, str):
+        return request in ("all", "none") or request.isdecimal()
+    return isinstance(request, int) and not isinstance(request, bool) and request >= 0
 
 
 def check_request(service: str, request: Any) -> None:
-    counted = isinstance(request, int) and not isinstance(request, bool) and request >= 0
-    listed = isinstance(request, list) and all(
-        isinstance(gpu, (str, int)) and not isinstance(gpu, bool) for gpu in request
-    )
-    if not (counted or listed or request in ("all", "none")):
+    if not is_request(request):
         text = f"gpus.{service} is {request!r}, not all, a number, or a list of UUIDs and indices"
         raise FleetError("STACK_SETTING_INVALID", text)
 
@@ -92,6 +102,7 @@ def assign(
     taken      GPUs that others hold for themselves, and who: nobody else gets those
     """
     taken = taken or {}
+    requests = {name: int(each) if str(each).isdecimal() else each for name, each in requests.items()}
     held, given = Counter(elsewhere), {}
     order = [uuid for uuid in host if uuid in mine] + [uuid for uuid in mine if uuid not in host]
     free = [uuid for uuid in order if uuid not in taken]
@@ -102,10 +113,11 @@ def assign(
         if request == "all":
             chosen = list(order)
         elif isinstance(request, list):
-            chosen = [_named(service, each, order, host) for each in request]
+            # The same GPU may be named twice, once by its index and once by its UUID.
+            chosen = list(dict.fromkeys(_named(service, each, order, host) for each in request))
         else:
             if request > len(order):
-                text = f"{service} asks for {request}; the user has {len(order)}: {', '.join(order) or 'none'}"
+                text = f"gpus.{service} asks for {request}; the user has {len(order)}: {', '.join(order) or 'none'}"
                 raise FleetError("STACK_GPUS_SHORT", text)
             kept = [uuid for uuid in before.get(service, []) if uuid in free][:request]
             rest = sorted((uuid for uuid in free if uuid not in kept), key=lambda uuid: held[uuid])
@@ -113,11 +125,11 @@ def assign(
             if len(chosen) < request:
                 chosen = [*chosen, *(uuid for uuid in order if uuid in taken)]  # refused below, by name
         if not chosen:
-            raise FleetError("STACK_GPUS_SHORT", f"{service} asks for {request}; the user has none")
+            raise FleetError("STACK_GPUS_SHORT", f"gpus.{service} asks for {request}; the user has none")
         others = [f"{uuid} is held by {taken[uuid]}" for uuid in chosen if uuid in taken]
         if others:
             left = ", ".join(free) or "none"
-            raise FleetError("GPU_HELD", f"{service} asks for {request}; {'; '.join(others)}; free: {left}")
+            raise FleetError("GPU_HELD", f"gpus.{service} asks for {request}; {'; '.join(others)}; free: {left}")
         held.update(chosen)
         given[service] = chosen
     return given
@@ -127,5 +139,6 @@ def _named(service: str, name: Any, mine: Sequence[str], host: Sequence[str]) ->
     index = int(name) if str(name).isdecimal() else -1
     uuid = host[index] if 0 <= index < len(host) else str(name)
     if uuid not in mine:
-        raise FleetError("STACK_GPUS_SHORT", f"{service} asks for {name}; the user has {', '.join(mine) or 'none'}")
+        text = f"gpus.{service} asks for {name}; the user has {', '.join(mine) or 'none'}"
+        raise FleetError("STACK_GPUS_SHORT", text)
     return uuid

@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+import json
+import lzma
 import re
 import tarfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,8 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetE
 
 GUARD = "gpulab/archive"
 PATH_LINE = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# A name that an image may have; the engine would take one that begins with a dash for an option.
+NAME = re.compile(r"[a-zA-Z0-9][\w.:/@-]*", re.ASCII)
 # What `docker save` puts first: blobs/, an image's or layer's checksum, or one of its indexes.
 SAVED = re.compile(r"(\./)?(blobs(/|$)|[0-9a-f]{64}([/.]|$)|manifest\.json$|index\.json$|oci-layout$|repositories$)")
 
@@ -24,7 +29,7 @@ def kind(archive: Path) -> str:
     try:
         with tarfile.open(archive, mode="r:*") as tar:
             first = tar.next()
-    except tarfile.ReadError:
+    except (tarfile.ReadError, EOFError, zlib.error, lzma.LZMAError):
         with archive.open("rb") as file:
             if file.read(4) == b"\x28\xb5\x2f\xfd":  # zstd, which only newer Pythons can look into
                 return "saved"
@@ -34,6 +39,26 @@ def kind(archive: Path) -> str:
     if first is None:
         raise FleetError("STACK_ARCHIVE_INVALID", f"{archive} is empty")
     return "saved" if SAVED.match(first.name) else "rootfs"
+
+
+def architecture(archive: Path) -> str:
+    """Which processor the image in an archive of `docker save` is for; empty where that cannot be told.
+
+    One with several images is judged when they are here: only then it is known which of them is used.
+    """
+    try:
+        with tarfile.open(archive, mode="r:") as tar:  # uncompressed ones only: the others would be read to their end
+            manifest = json.loads(_member(tar, "manifest.json"))
+            if len(manifest) != 1:
+                return ""
+            return str(json.loads(_member(tar, manifest[0]["Config"])).get("architecture", ""))
+    except (OSError, tarfile.TarError, ValueError, KeyError, TypeError, AttributeError):
+        return ""
+
+
+def _member(tar: tarfile.TarFile, name: str) -> bytes:
+    file = tar.extractfile(name)
+    return file.read(1 << 24) if file else b""
 
 
 def guard(checksum: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from ansible_collections.gpulab.fleet.plugins.module_utils import _stack
 from ansible_collections.gpulab.fleet.plugins.module_utils._compose_network import spelled
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.gpulab.fleet.plugins.module_utils._stack_gpus import is_request
 
 CHECK_TIMEOUT = 30
 CHECKS = {"service": {"service", "command", "timeout"}, "url": {"url", "expect", "timeout"}}
@@ -34,7 +35,8 @@ def definition(stack: str, read: Any) -> dict[str, Any]:
             "STACK_INVALID", f"{stack}: stack.yml is {_short(read)}, not a mapping: write `description: …`"
         )
     given = dict(read or {})
-    ours = {name: given.pop(name) for name in list(given) if name in PARTS}
+    # An empty list is nothing at all to Compose, which reads YAML on hosts.
+    ours = {name: value for name in list(given) if name in PARTS and (value := given.pop(name)) is not None}
     unknown = sorted(map(str, set(given) - _stack.PARTS))
     if unknown:
         known = ", ".join(sorted(_stack.PARTS | set(PARTS)))
@@ -48,6 +50,10 @@ def definition(stack: str, read: Any) -> dict[str, Any]:
     if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 0:
         text = f"{stack}: stack.yml: wait_timeout is {_short(timeout)}, not a whole number of seconds: write 600"
         raise FleetError("STACK_INVALID", text)
+    for service, request in (given.get("gpus") or {}).items():
+        if not is_request(request):
+            text = f"{stack}: stack.yml: gpus.{service} is {_short(request)}: write all, a number, or a list of UUIDs and indices"
+            raise FleetError("STACK_INVALID", text)
     return {**_stack.definition(stack, given), **_parts(f"{stack}: stack.yml: ", "STACK_INVALID", {**DEFAULTS, **ours})}
 
 
@@ -57,10 +63,33 @@ def with_site(stack: str, defined: Mapping[str, Any], entry: Mapping[str, Any]) 
     return {**defined, **_parts(f"gpulab_stacks.{stack}.", "STACK_SETTING_INVALID", ours)}
 
 
-def check_names(stack: str, defined: Mapping[str, Any], compose: Any) -> None:
-    """Every service and profile that is named must be one of compose.yml's (read with all of its profiles)."""
-    services = (compose.get("services") if isinstance(compose, Mapping) else None) or {}
-    profiles = {str(each) for service in services.values() for each in (service or {}).get("profiles") or []}
+def check_shape(stack: str, compose: Any) -> dict[str, Any]:
+    """The Compose file, when it has services at all. What each of them says is left to Compose, which knows it better."""
+    services = compose.get("services") if isinstance(compose, Mapping) else None
+    if not isinstance(services, Mapping) or not services:
+        seen = f"services is {_short(services)}" if isinstance(compose, Mapping) else f"the file is {_short(compose)}"
+        text = f"{stack}: compose.yml: {seen}, not a mapping: write `services: {{NAME: {{image: …}}}}`"
+        raise FleetError("STACK_COMPOSE_INVALID", text)
+    for name, service in services.items():
+        if not isinstance(service, Mapping):
+            text = f"{stack}: compose.yml: services.{name} is {_short(service)}, not a mapping: write `{name}: {{image: …}}`"
+            raise FleetError("STACK_COMPOSE_INVALID", text)
+    return dict(compose)
+
+
+def profiles_of(services: Mapping[str, Any]) -> set[str]:
+    """Every profile that a service names."""
+    named = (service.get("profiles") for service in services.values())
+    return {str(each) for profiles in named if isinstance(profiles, list) for each in profiles}
+
+
+def check_names(stack: str, defined: Mapping[str, Any], compose: Any, site: Mapping[str, Any] | None = None) -> None:
+    """Every service and profile that is named must be one of compose.yml's (read with all of its profiles).
+
+    site  the entry of gpulab_stacks: a name that is in there is corrected there
+    """
+    services = compose["services"]
+    profiles = profiles_of(services)
     named = [
         (f"checks[{i}].service", check["service"]) for i, check in enumerate(defined["checks"]) if "service" in check
     ]
@@ -71,8 +100,11 @@ def check_names(stack: str, defined: Mapping[str, Any], compose: Any) -> None:
         for where, name in names:
             if name not in known:
                 there = ", ".join(sorted(known)) or "none"
-                text = f"{stack}: {where} names the {kind} {name}; compose.yml has {there}: correct the name"
-                raise FleetError("STACK_INVALID", text)
+                ours = where.startswith("checks") or name in ((site or {}).get(where) or ())
+                ours = ours and bool((site or {}).get(where.partition("[")[0]))
+                whole = f"gpulab_stacks.{stack}.{where}" if ours else f"{stack}: stack.yml: {where}"
+                text = f"{whole} names the {kind} {name}; compose.yml has {there}: correct the name"
+                raise FleetError("STACK_SETTING_INVALID" if ours else "STACK_INVALID", text)
 
 
 def derived(compose: Any) -> dict[str, Any]:
@@ -111,7 +143,7 @@ def _passed_on(environment: Any) -> list[str]:
     """Names that stand in `environment:` without a value: whoever starts Compose gives it."""
     if isinstance(environment, Mapping):
         return [str(name) for name, value in environment.items() if value is None]
-    return [str(each) for each in environment or [] if "=" not in str(each)]
+    return [str(each) for each in environment if "=" not in str(each)] if isinstance(environment, list) else []
 
 
 def _parts(where: str, code: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,6 +233,7 @@ def _sharing(value: Any) -> str:
 def _publish(value: Any) -> dict[str, list[str]]:
     if not isinstance(value, Mapping):
         raise Wrong("", value, "write SERVICE: [8000] below it")
+    value = {name: ports or [] for name, ports in value.items()}
     for name, ports in value.items():
         if not isinstance(ports, list):
             raise Wrong(f".{name}", ports, "write a list of ports; an empty one for none")

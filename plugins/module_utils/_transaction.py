@@ -37,6 +37,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._disk_room import ref
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import make_folders
 from ansible_collections.gpulab.fleet.plugins.module_utils._home_record import remember_stacks
+from ansible_collections.gpulab.fleet.plugins.module_utils._port_holders import refuse_taken
 from ansible_collections.gpulab.fleet.plugins.module_utils._release import (
     COMMITTED,
     PREPARING,
@@ -48,6 +49,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._release_files import
 from ansible_collections.gpulab.fleet.plugins.module_utils._release_images import nameless, outdated_tags, restore_tags
 from ansible_collections.gpulab.fleet.plugins.module_utils._release_make import Made, Making
 from ansible_collections.gpulab.fleet.plugins.module_utils._settle_unit import ensure_unit
+from ansible_collections.gpulab.fleet.plugins.module_utils._stack import check_name
 from ansible_collections.gpulab.fleet.plugins.module_utils._stack_places import Part, folders, volumes
 from ansible_collections.gpulab.fleet.plugins.module_utils._stack_snapshot import Snapshot, Snapshots
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
@@ -77,6 +79,7 @@ class Transaction:
     """The verbs on one stack of one user."""
 
     def __init__(self, user: Account, root: str, name: str, *, check: bool = False, who: str = "") -> None:
+        check_name(name)
         self.user, self.name, self.check = user, name, check
         self.who = who or getpass.getuser()
         self.store = Store(stacks_root(user, root), name)
@@ -191,7 +194,7 @@ class Transaction:
             self.done.actions.append("docker compose up")
             return
         restore_tags(project, current)
-        gate.refuse_taken_ports(current.ports, containers)
+        refuse_taken(current.ports, containers)
         self.store.begin("repair", current.id, current.id, self.who)
         self._claim(current)
         try:
@@ -214,7 +217,7 @@ class Transaction:
     ) -> None:
         project = self.project(new)
         restore_tags(project, new)
-        gate.refuse_taken_ports(new.ports, project.containers())
+        refuse_taken(new.ports, project.containers(), new.settings, project.others_ports)
         self._refuse_full_disk(project)
         ensure_unit(self.user)
         self.store.begin(verb, old.id if old else None, new.id, self.who, keep=keep)
@@ -330,6 +333,8 @@ class Transaction:
                 there = {each.service for each in containers if each.status not in ("created", "dead")}
                 if not set(current.started) <= there:
                     self._keep(current)
+                with contextlib.suppress(FleetError):  # those that an engine which went away had left
+                    self._untag()
             self.done.release = current
             return self.result()
 

@@ -53,16 +53,19 @@ class Tree:
     notes: list[str] = field(default_factory=list)
 
 
-def look(folder: Path, compose: Any = None, compose_folder: str = "", hide: Iterable[str] = ()) -> Tree:
+def look(
+    folder: Path, compose: Any = None, compose_folder: str = "", hide: Iterable[str] = (), also: Iterable[str] = ()
+) -> Tree:
     """The tree with all that has to travel.
 
     compose         the Compose file, not interpolated: with it, what .dockerignore leaves out stays behind
     compose_folder  where it is in the tree
     hide            values (of secrets) that must not stand in the difference
+    also            files that travel whatever Git and .dockerignore say of them: overrides are often a person's own
     """
     notes: list[str] = []
-    git = is_checkout(folder)
-    names = sorted(_git_files(folder, notes) if git else _all_files(folder))
+    git, also = is_checkout(folder), list(also)
+    names = sorted({*(_git_files(folder, notes) if git else _all_files(folder)), *also})
     known = set(names)
     files: dict[str, dict[str, Any]] = {}
     for name in names:
@@ -71,7 +74,7 @@ def look(folder: Path, compose: Any = None, compose_folder: str = "", hide: Iter
     contexts = _dockerignore.builds(compose, compose_folder) if compose else None
     if contexts:
         texts = _dockerignore.read(folder, files)
-        kept = [*_dockerignore.mounted(compose, compose_folder), *_beside(compose_folder)]
+        kept = [*_dockerignore.mounted(compose, compose_folder), *_beside(compose_folder), *also]
         for name in _dockerignore.needless(files, texts, contexts, kept):
             del files[name]
     source = {"kind": "folder", "path": str(folder), "files": digest(files)[:16], **state(folder)}

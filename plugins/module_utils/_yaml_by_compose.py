@@ -12,30 +12,54 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.gpulab.fleet.plugins.module_utils._files import read_text
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
 
 # In the order in which Compose itself looks.
 NAMES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
+# What it merges with the file that it found, when it was not told which to take; the first one there.
+OVERRIDES = (
+    "compose.override.yml",
+    "compose.override.yaml",
+    "docker-compose.override.yml",
+    "docker-compose.override.yaml",
+)
 STACK = "stack.yml"
-KEYS = ("x-gpulab-compose", "x-gpulab-stack")
+KEYS = ("x-gpulab-compose", "x-gpulab-override", "x-gpulab-stack")
 RAW = ("--no-interpolate", "--no-normalize", "--no-path-resolution", "--no-consistency")
 
 Run = Callable[[list[str], Path, str], "subprocess.CompletedProcess[str]"]
 
 
-def locate(path: Path) -> tuple[Path, Path]:
-    """(the tree, its Compose file) of a folder, or of a file: the checkout that the file is in, else its folder."""
+class Found(NamedTuple):
+    """A stack's tree, its Compose file in it, and the file that is merged into that one."""
+
+    tree: Path
+    compose: Path
+    override: Path | None = None
+    alone: bool = False  # it was named itself, not its folder
+
+    def inside(self) -> dict[str, str]:
+        """The files as paths within the tree, as plans and releases have them."""
+        override = self.override.relative_to(self.tree).as_posix() if self.override else ""
+        return {"compose_file": self.compose.relative_to(self.tree).as_posix(), "override": override}
+
+
+def locate(path: Path) -> Found:
+    """Of a folder, what plain `docker compose` would take there. Of a file: that one alone, of the checkout that it is in."""
+    whole = path.absolute()
     if path.is_file():
-        tops = [parent for parent in path.absolute().parents if (parent / ".git").exists()]
-        return (tops[0] if tops else path.absolute().parent), path.absolute()
+        tops = [parent for parent in whole.parents if (parent / ".git").exists()]
+        return Found(tops[0] if tops else whole.parent, whole, alone=True)
     for name in NAMES:
-        if (path / name).is_file():
-            return path.absolute(), (path / name).absolute()
+        if (whole / name).is_file():
+            beside = [whole / each for each in OVERRIDES if (whole / each).is_file()]
+            return Found(whole, whole / name, beside[0] if beside else None)
     raise FleetError("STACK_UNKNOWN", f"{path} has none of {', '.join(NAMES)}")
 
 
@@ -58,30 +82,78 @@ def run_as(user: Account) -> Run:
     return run
 
 
-def read(compose: Path, run: Run) -> tuple[dict[str, Any], Any]:
-    """(the Compose file, stack.yml beside it or None), both as plain data."""
-    files = {"STACK_COMPOSE_INVALID": compose, "STACK_INVALID": compose.parent / STACK}
+def read(compose: Path, run: Run, override: Path | None = None) -> tuple[dict[str, Any], Any]:
+    """(the Compose file, merged with the override; stack.yml beside it or None), both as plain data."""
+    stack = compose.parent / STACK
+    files = {
+        KEYS[0]: compose,
+        **({KEYS[1]: override} if override else {}),
+        **({KEYS[2]: stack} if stack.exists() else {}),
+    }
     documents = {}
-    for code, (key, path) in zip(files, zip(KEYS, files.values(), strict=True), strict=True):
+    for key, path in files.items():
         try:
-            text = path.read_text(encoding="utf-8-sig") if path == compose or path.exists() else ""
+            documents[key] = below(key, path.read_text(encoding="utf-8-sig"), path, _code(path))
         except (OSError, UnicodeDecodeError) as error:
-            raise FleetError(code, f"{path}: {error}") from error
-        documents[code] = below(key, text, path, code)
+            raise FleetError(_code(path), f"{path}: {error}") from error
     done = _config(run, compose.parent, "".join(documents.values()))
     if done.returncode != 0:
-        for code, document in documents.items():
+        for key, document in documents.items():
             alone = _config(run, compose.parent, document)
             if alone.returncode != 0:
                 # Compose counts the two lines that stand above it.
                 said = re.sub(r"\bline (\d+)", lambda match: f"line {int(match[1]) - 2}", _said(alone))
-                raise FleetError(code, f"{files[code]}: {said}")
+                raise FleetError(_code(files[key]), f"{files[key]}: {said}")
         raise FleetError("STACK_COMPOSE_INVALID", f"{compose}: {_said(done)}")
     read_back = json.loads(done.stdout)
-    config = read_back.get(KEYS[0])
-    if not isinstance(config, dict):
-        raise FleetError("STACK_COMPOSE_INVALID", f"{compose} is not a mapping with services")
-    return config, read_back.get(KEYS[1])
+    for key in documents:
+        if key != KEYS[2] and not isinstance(read_back.get(key), dict):
+            raise FleetError("STACK_COMPOSE_INVALID", f"{files[key]} is not a mapping with services")
+    return merged(read_back[KEYS[0]], read_back.get(KEYS[1])), read_back.get(KEYS[2])
+
+
+def _code(path: Path) -> str:
+    return "STACK_INVALID" if path.name == STACK else "STACK_COMPOSE_INVALID"
+
+
+def merged(base: Any, over: Any) -> Any:
+    """A file with its override, well enough to see which services, profiles and variables there are.
+
+    What a deploy uses is what Compose itself makes of the two.
+    """
+    if over is None:
+        return base
+    if isinstance(base, Mapping) and isinstance(over, Mapping):
+        return {**base, **{key: merged(base.get(key), value) for key, value in over.items()}}
+    if isinstance(base, list) and isinstance(over, list):
+        return [*base, *(each for each in over if each not in base)]
+    return over
+
+
+def notes(found: Found, dotenv: Mapping[str, str]) -> list[str]:
+    """What there is to say of a folder's Compose files; dotenv is what stands in the .env beside them."""
+    said = []
+    if found.override:
+        said.append(f"{found.override.name} is merged into {found.compose.name}, as `docker compose` does it")
+    if named := dotenv.get("COMPOSE_FILE"):
+        said.append(
+            f".env says COMPOSE_FILE={named}, which counts for `docker compose` by hand alone: here it is "
+            f"{found.compose.name}{f' with {found.override.name}' if found.override else ''}"
+        )
+    return said
+
+
+# NAME=value, 'value' or "value", with a comment behind it or not; values that are to be expanded are left alone.
+ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(?:'([^']*)'|\"([^\"$]*)\"|([^'\"$#]*?))\s*(?:#.*)?")
+
+
+def dotenv(path: Path) -> dict[str, str]:
+    """The values of a .env file that stand there as they are."""
+    found = {}
+    for line in read_text(path).splitlines():
+        if match := ASSIGNMENT.fullmatch(line):
+            found[match[1]] = next((each for each in match.groups()[1:] if each is not None), "")
+    return found
 
 
 def below(key: str, text: str, path: Path, code: str) -> str:

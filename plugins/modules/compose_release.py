@@ -67,6 +67,20 @@ options:
   snapshot:
     description: Whether data folders are copied before a new release replaces one that runs, instead of what C(stack.yml) says.
     type: bool
+  publish:
+    description: Ports of services on the host's network whose file does not name them, a list by service.
+    type: dict
+  checks:
+    description: What has to succeed after every service is healthy, each C(service) and C(command), or C(url) and C(expect).
+    type: list
+    elements: dict
+  runs:
+    description: Services that run once when asked, by name what a run of each does; or a list of them.
+    type: raw
+  no_health:
+    description: Services that knowingly have no health check.
+    type: list
+    elements: str
   gpu_sharing:
     description:
       - V(exclusive) gives the stack GPUs that no other stack of the host holds, whoever's it is, and keeps others from
@@ -265,6 +279,10 @@ SPEC = {
     "gpus": {"type": "dict", "default": {}},
     "profiles": {"type": "list", "elements": "str"},
     "snapshot": {"type": "bool"},
+    "publish": {"type": "dict"},
+    "checks": {"type": "list", "elements": "dict"},
+    "runs": {"type": "raw"},
+    "no_health": {"type": "list", "elements": "str"},
     "gpu_sharing": {"type": "str", "choices": ["exclusive", "shared"]},
     "images": {
         "type": "list",

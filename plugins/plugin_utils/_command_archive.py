@@ -1,6 +1,7 @@
 # Copyright: gpulab.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The researcher's command as one file: the parts of this collection that it needs, in a zip that Python runs.
+"""The researcher's command as one file: the parts of this collection that it needs, in a zip that Python runs; and the
+shipped stacks, which it deploys by name.
 
 Made on the controller from its own files, always with the same bytes: an unchanged one is not sent again.
 """
@@ -8,17 +9,23 @@ Made on the controller from its own files, always with the same bytes: an unchan
 from __future__ import annotations
 
 import io
+import json
 import re
 import zipfile
 from hashlib import sha256
 from pathlib import Path
 
+from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_catalogue import FOLDER, INDEX
+from ansible_collections.gpulab.fleet.plugins.module_utils._stack_files import COMPOSE, shipped
+
 UTILS = Path(__file__).parents[1] / "module_utils"
+CATALOGUE = Path(__file__).parents[2] / "stacks"
 PACKAGE = "ansible_collections.gpulab.fleet.plugins.module_utils"
 START = "_gpulab"
 MAIN = f"import sys\n\nfrom {PACKAGE}.{START} import main\n\nsys.exit(main())\n"
 # `from PACKAGE._part import x`, or `from PACKAGE import _part, _other`, in parentheses or not, at any depth.
 IMPORT = re.compile(rf"^\s*from {re.escape(PACKAGE)}(?:\.(\w+) import|\s+import\s+(\([^)]*\)|[^\n]+))", re.MULTILINE)
+DESCRIPTION = re.compile(r"^description:(.*)$", re.MULTILINE)
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -41,6 +48,19 @@ def parts(start: str = START, folder: Path = UTILS) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def catalogue(folder: Path = CATALOGUE) -> dict[str, tuple[bytes, int]]:
+    """The shipped stacks, path -> content and mode, and a list of them with their descriptions."""
+    found: dict[str, tuple[bytes, int]] = {}
+    about = {}
+    for stack in sorted(path.parent for path in folder.glob(f"*/{COMPOSE}")):
+        for name, entry in shipped(stack).items():
+            found[f"{FOLDER}/{stack.name}/{name}"] = ((stack / name).read_bytes(), entry["mode"])
+        text = found.get(f"{FOLDER}/{stack.name}/stack.yml", (b"", 0))[0].decode()
+        # Not read as YAML: this is done in every run for every host.
+        about[stack.name] = match[1].strip("'\" ") if (match := DESCRIPTION.search(text)) else ""
+    return {INDEX: (json.dumps(about, indent=1).encode(), 0o644), **found}
+
+
 def archive() -> bytes:
     """The whole file. Stored, not compressed: compressed bytes differ between versions of zlib."""
     packages = PACKAGE.split(".")
@@ -48,10 +68,11 @@ def archive() -> bytes:
     files |= {f"{PACKAGE.replace('.', '/')}/{name}.py": text for name, text in parts().items()}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as made:
-        for name, text in {"__main__.py": MAIN, **files}.items():
+        whole = {name: (text.encode(), 0o644) for name, text in {"__main__.py": MAIN, **files}.items()}
+        for name, (data, mode) in {**whole, **catalogue()}.items():
             entry = zipfile.ZipInfo(name, EPOCH)
-            entry.create_system, entry.external_attr = 3, 0o644 << 16
-            made.writestr(entry, text.encode())
+            entry.create_system, entry.external_attr = 3, mode << 16
+            made.writestr(entry, data)
     return buffer.getvalue()
 
 

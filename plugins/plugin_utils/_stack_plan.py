@@ -18,10 +18,11 @@ from ansible_collections.gpulab.fleet.plugins.module_utils import (
     _stack_schema,
     _working_tree,
 )
-from ansible_collections.gpulab.fleet.plugins.module_utils._compose_gpus import requests
+from ansible_collections.gpulab.fleet.plugins.module_utils._compose_gpus import written
 from ansible_collections.gpulab.fleet.plugins.module_utils._deploy_plan import of_definition
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.gpulab.fleet.plugins.module_utils._yaml_by_compose import locate
+from ansible_collections.gpulab.fleet.plugins.module_utils._yaml_by_compose import Found, dotenv, locate, merged
+from ansible_collections.gpulab.fleet.plugins.module_utils._yaml_by_compose import notes as said_of
 
 STACK = "stack.yml"
 CATALOGUE = Path(__file__).parents[2] / "stacks"
@@ -49,8 +50,8 @@ def read_yaml(path: Path) -> Any:
         raise FleetError("STACK_INVALID", f"{path}: {error}") from error
 
 
-def find(source: str, base: Path) -> tuple[Path, Path]:
-    """(the stack's tree, its Compose file): in the catalogue by name, or wherever a path says (of a folder or a file)."""
+def find(source: str, base: Path) -> Found:
+    """The stack's tree and files: in the catalogue by name, or wherever a path says (of a folder or a file)."""
     path = (base / Path(source).expanduser()) if "/" in source else CATALOGUE / source
     try:
         return locate(path)
@@ -59,57 +60,62 @@ def find(source: str, base: Path) -> tuple[Path, Path]:
         raise FleetError(error.code, f"{error.detail}; the catalogue has {shipped}") from error
 
 
-def make_plan(name: str, tree: Path, compose_file: Path, args: Mapping[str, Any]) -> dict[str, Any]:
+def make_plan(name: str, found: Found, args: Mapping[str, Any]) -> dict[str, Any]:
     """What the host's part needs to know of the stack, with the site's settings held against it."""
-    defined, compose, gpus = judge(name, compose_file, args)
-    inside = compose_file.relative_to(tree)
+    defined, compose, gpus = judge(name, found, args)
+    settings = _stack.settings(name, defined, args.get("settings") or {})
+    archives = [describe_archive(image) for image in args.get("images") or []]
+    tree = travelling(found, compose, args)
+    # With its archives: who deploys it again on the host has only the release to know them from.
+    tree["source"] |= {"archives": archives, **found.inside()}
     return {
-        **of_definition(defined, (compose_file.parent / STACK).exists()),
-        **travelling(tree, compose, inside, args),
-        "settings": _stack.settings(name, defined, args.get("settings") or {}),
+        **of_definition(defined, (found.compose.parent / STACK).exists()),
+        **tree,
+        **found.inside(),
+        "settings": settings,
         "gpus": gpus,
-        "archives": [describe_archive(image) for image in args.get("images") or []],
+        "archives": archives,
         "wait_timeout": int(defined["wait_timeout"]),
-        "compose_file": inside.as_posix(),
+        "given": given(args, settings),
     }
 
 
-def travelling(tree: Path, compose: Any, inside: Path, args: Mapping[str, Any]) -> dict[str, Any]:
+def given(args: Mapping[str, Any], settings: Mapping[str, str]) -> dict[str, Any]:
+    """What the site's entry says besides the stack's own files: goes on when the stack is deployed again on the host."""
+    parts = {part: args[part] for part in (*_stack_schema.PARTS, "keep", "wait_timeout") if args.get(part) is not None}
+    chosen = {name: settings[name] for name in args.get("settings") or {}}
+    return {**parts, "settings": chosen, "gpus": dict(args.get("gpus") or {})}
+
+
+def travelling(found: Found, compose: Any, args: Mapping[str, Any]) -> dict[str, Any]:
     """The files that go to the host, and where they are from; of a checkout what Git says belongs to it."""
+    tree, inside = found.tree, found.inside()
     if "/" not in str(args.get("source") or ""):
         return {"files": _stack_files.shipped(tree), "source": {"kind": "catalogue", "path": str(tree)}}
     secrets = [str(value) for value in (args.get("secrets") or {}).values()]
-    seen = _working_tree.look(tree, compose, inside.parent.as_posix().replace(".", "", 1), secrets)
-    return {"files": seen.files, "source": seen.source, "diff": seen.diff, "notes": seen.notes}
+    folder = inside["compose_file"].rpartition("/")[0]
+    seen = _working_tree.look(tree, compose, folder, secrets, [name for name in inside.values() if name])
+    notes = [*seen.notes, *said_of(found, dotenv(found.compose.with_name(".env")))]
+    return {"files": seen.files, "source": seen.source, "diff": seen.diff, "notes": notes}
 
 
-def judge(name: str, compose_file: Path, args: Mapping[str, Any]) -> tuple[dict[str, Any], Any, dict[str, Any]]:
+def judge(name: str, found: Found, args: Mapping[str, Any]) -> tuple[dict[str, Any], Any, dict[str, Any]]:
     """The definition, the Compose file and the GPUs of the services; an error where the site's entry misfits."""
-    if not _stack.NAME.fullmatch(name):
-        raise _stack.wrong(name, "a stack's name has small letters, digits, - and _ only")
-    compose = read_yaml(compose_file) or {}
-    described = compose_file.parent / STACK
+    _stack.check_name(name)
+    over = read_yaml(found.override) if found.override else None
+    compose = _stack_schema.check_shape(name, merged(read_yaml(found.compose), over))
+    described = found.compose.parent / STACK
     read = read_yaml(described) if described.exists() else _stack_schema.derived(compose)
     defined = _stack_schema.with_site(name, _stack_schema.definition(name, read), args)
-    _stack_schema.check_names(name, defined, compose)
-    gpus = {**written_requests(compose), **defined["gpus"], **(args.get("gpus") or {})}
-    known = set((compose or {}).get("services") or {})
+    _stack_schema.check_names(name, defined, compose, args)
+    gpus = {**written(compose), **defined["gpus"], **(args.get("gpus") or {})}
+    known = set(compose["services"])
     for service, request in gpus.items():
         _stack_gpus.check_request(service, request)
         if service not in known:
-            raise _stack.wrong(name, f"gpus names {service}; there are {', '.join(sorted(known)) or 'no services'}")
+            raise _stack.wrong(name, f"gpus names the service {service}; there are {', '.join(sorted(known))}")
     _stack.check_secrets(name, defined, args.get("secrets") or {})
     return defined, compose, gpus
-
-
-def written_requests(compose: Mapping[str, Any]) -> dict[str, Any]:
-    """The GPUs that the file itself asks for: Compose before 2.30 drops `gpus:` without a word when it resolves it.
-
-    A request with a variable in it is left to the host, which knows its value.
-    """
-    services = compose.get("services") or {}
-    whole = {name: service for name, service in services.items() if isinstance(service, Mapping)}
-    return {name: request for name, request in requests({"services": whole}).items() if "$" not in str(request)}
 
 
 def problems(stacks: Any, base: Path) -> Iterator[tuple[str, FleetError]]:
@@ -125,20 +131,28 @@ def problems(stacks: Any, base: Path) -> Iterator[tuple[str, FleetError]]:
         if parts.get("state", "present") != "present" or not formed or not _stack.NAME.fullmatch(str(name)):
             continue
         try:
-            defined = judge(str(name), find(str(parts.get("source") or name), base)[1], parts)[0]
+            defined = judge(str(name), find(str(parts.get("source") or name), base), parts)[0]
             _stack.settings(str(name), defined, parts.get("settings") or {})
             for image in parts.get("images") or []:
-                if isinstance(image, Mapping) and "archive" in image:
-                    _stack_images.kind(Path(str(image["archive"])).expanduser())
+                if isinstance(image, Mapping) and {"name", "archive"} <= set(image):
+                    archive_kind(image)
         except FleetError as error:
             yield str(name), error
 
 
 def describe_archive(image: dict[str, Any]) -> dict[str, Any]:
     path = Path(image["archive"]).expanduser()
-    kind = _stack_images.kind(path)
+    kind = archive_kind(image)
     checksum = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             checksum.update(block)
-    return {"name": image["name"], "archive": str(path), "kind": kind, "sha256": checksum.hexdigest()}
+    about = {"architecture": _stack_images.architecture(path)} if kind == "saved" else {}
+    return {"name": image["name"], "archive": str(path), "kind": kind, "sha256": checksum.hexdigest(), **about}
+
+
+def archive_kind(image: Mapping[str, Any]) -> str:
+    """saved or rootfs, of an entry of `images`; an error where it can be none of them."""
+    if not _stack_images.NAME.fullmatch(str(image["name"])):
+        raise FleetError("STACK_ARCHIVE_INVALID", f"images: {str(image['name'])!r} cannot be the name of an image")
+    return _stack_images.kind(Path(str(image["archive"])).expanduser())

@@ -22,7 +22,8 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetE
 
 def up(folder: str, gpu: str, publish: str) -> None:
     user = _userenv.account(pwd.getpwuid(os.getuid()).pw_name)
-    tree, file = _yaml_by_compose.locate(Path(folder))
+    found = _yaml_by_compose.locate(Path(folder))
+    tree, file = found.tree, found.compose
     environment = {**user.environment(), "DOCKER_HOST": f"unix://{user.socket}", "PWD": str(tree)}
 
     def compose(*argv: str) -> str:
@@ -51,7 +52,7 @@ def up(folder: str, gpu: str, publish: str) -> None:
 def read(*folders: str) -> None:
     user = _userenv.account(pwd.getpwuid(os.getuid()).pw_name)
     run = _yaml_by_compose.run_as(user)
-    print(json.dumps([_yaml_by_compose.read(_yaml_by_compose.locate(Path(each))[1], run) for each in folders]))
+    print(json.dumps([_yaml_by_compose.read(_yaml_by_compose.locate(Path(each)).compose, run) for each in folders]))
 
 
 if __name__ == "__main__":

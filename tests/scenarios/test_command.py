@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from .conftest import ONE_USER, Hosts
-from .site import Site, lab, stack_in_lab
+from .site import ROOT, Site, lab, stack_in_lab
 from .small_stack import SOURCE
 
 HOST = "scn-command"
@@ -142,6 +142,25 @@ def test_a_folder_is_deployed_taken_back_and_removed_without_ansible(site: Site)
     assert answer(site, "rollback small 0001")["release"] == "0001" and says(site) == "version 1 word one"
     history = gpulab(site, "history small").splitlines()
     assert "trainer@" in history[0] and history[0].endswith("first") and "rolled back to" in history[-1]
+
+
+def test_a_shipped_stack_is_there_by_name(site: Site) -> None:
+    """Root's, and nobody else's to change; deployed by the inventory or by name it is the same release."""
+    listed = {each["name"]: each["description"] for each in answer(site, "stacks")["stacks"]}
+    assert set(listed) == {path.parent.name for path in (ROOT / "stacks").glob("*/compose.yml")} and all(
+        listed.values()
+    )
+    assert "quickstart" in gpulab(site, "stacks", "guest")
+    assert site.ssh("stat -c '%U %a' /usr/local/lib/gpulab/gpulab.pyz").strip() == "root 644"
+    assert not answer(site, "deploy quickstart")["changed"]
+    base = " ".join(f"--set {name}={text}" for name, text in stack_in_lab()["settings"].items())
+    made = answer(site, f"deploy quickstart --name twin {base} --set SIMULATOR_PORT=8101 --gpus training=0")
+    assert made["release"] == "0001" and {each["health"] for each in made["services"]} == {"healthy"}
+    record = json.loads(site.login("trainer", "cat gpulab/stacks/twin/current/release.json"))
+    assert record["source"]["kind"] == "catalogue" and record["source"]["path"].endswith("/stacks/quickstart")
+    assert answer(site, "deploy twin --set GENERATIONS=3")["release"] == "0002"
+    assert site.login("trainer", "ls -d /tmp/gpulab-* 2>/dev/null", check=False) == ""
+    gpulab(site, "undeploy twin")
 
 
 def test_a_power_cut_in_the_middle_is_settled_at_boot_without_ansible(site: Site) -> None:

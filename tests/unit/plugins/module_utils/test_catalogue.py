@@ -36,6 +36,16 @@ def test_placeholders_can_be_filled(code: str) -> None:
     assert "{{" not in found["remedy"] + found["cause"]
 
 
+def test_every_code_that_is_raised_is_there() -> None:
+    code = re.compile(r'"((?:STACK|RELEASE|CLI|GPU|USER|SETTING|IMAGE|PROOF|ENGINE)_[A-Z_]+)"')
+    texts = [
+        path.read_text(encoding="utf-8") for path in (ROOT / "plugins").rglob("*.py") if path.name != "_catalogue.py"
+    ]
+    raised = {each for text in texts for each in code.findall(text)}
+    assert len(raised) > 80
+    assert raised <= set(CATALOGUE)
+
+
 def test_layers_are_in_order() -> None:
     seen = [entry["layer"] for entry in CATALOGUE.values()]
     assert seen == sorted(seen, key=LAYERS.index)

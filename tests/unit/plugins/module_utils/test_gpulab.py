@@ -129,7 +129,7 @@ def test_what_is_refused_is_said_with_its_remedy(user: Account, capsys: pytest.C
     assert _gpulab.main(["status", "nothing", "--json"]) == 3
     said = capsys.readouterr()
     assert json.loads(said.out)["finding"]["code"] == "STACK_NOT_HERE"
-    assert "remedy: gpulab status lists your stacks." in said.err
+    assert "remedy: gpulab status lists your stacks" in said.err
 
 
 def test_an_engine_that_is_down(user: Account, capsys: pytest.CaptureFixture[str]) -> None:

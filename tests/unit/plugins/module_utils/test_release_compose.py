@@ -40,7 +40,8 @@ def test_published_ports() -> None:
         {"target": 53, "published": "5353", "protocol": "udp"},
         {"target": 81},
     ]
-    assert composing.published(config(web={"ports": ports})) == [["127.0.0.1", 8080, "web"]]
+    expected = [["127.0.0.1", 8080, "web", "tcp"], ["127.0.0.1", 5353, "web", "udp"]]
+    assert composing.published(config(web={"ports": ports})) == expected
 
 
 def test_only_a_service_that_uses_a_changed_secret_changes() -> None:
@@ -123,3 +124,13 @@ def test_named_volumes_by_the_engines_name() -> None:
     volume = {"type": "volume", "source": "v", "target": "/v"}
     whole = {**config(web={"volumes": [volume]}), "volumes": {"v": {"name": "s_v"}}}
     assert composing.named_volumes(whole) == ["s_v"]
+
+
+def test_what_a_service_depends_on_is_on() -> None:
+    db = {"profiles": ["db"]}
+    web = {"depends_on": {"db": {"condition": "service_started", "required": True}}}
+    with pytest.raises(FleetError, match=r"services\.web depends on db, which is off: name one of its profiles \(db\)"):
+        composing.keep_services(config(web=web, db=db), [], [])
+    assert set(composing.keep_services(config(web=web, db=db), ["db"], [])["services"]) == {"web", "db"}
+    optional = {"depends_on": {"db": {"condition": "service_started", "required": False}}}
+    assert composing.keep_services(config(web=optional, db=db), [], [])["services"]["web"] == {"depends_on": {}}

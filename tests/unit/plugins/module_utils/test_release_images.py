@@ -129,3 +129,35 @@ def test_what_builds_left_without_a_name_goes_unless_a_release_needs_it() -> Non
     project: Any = SimpleNamespace(api=api)
     assert _release_images.nameless(project, store) == ["sha256:left"]
     assert '"label": ["com.docker.compose.project=s"]' in asked[0]
+
+
+ARM = {"Architecture": "arm64"}
+NEW = {"Architecture": "amd64", "Config": {"Env": ["NVIDIA_REQUIRE_CUDA=cuda>=13.0 brand=tesla,driver>=470"]}}
+
+
+@pytest.mark.parametrize(
+    ("image", "service", "with_gpu", "cuda", "code"),
+    [
+        ({}, {}, True, "12.4", ""),
+        ({"Architecture": "amd64"}, {}, True, "12.4", ""),
+        (ARM, {}, False, "", "STACK_IMAGE_ARCHITECTURE"),
+        (NEW, {}, True, "12.4", "STACK_CUDA_TOO_NEW"),
+        (NEW, {}, False, "12.4", ""),
+        (NEW, {}, True, "", ""),
+        (NEW, {}, True, "13.1", ""),
+        (NEW, {"environment": {"NVIDIA_DISABLE_REQUIRE": "1"}}, True, "12.4", ""),
+        ({"Config": {"Env": ["CUDA_VERSION=12.8.1"]}}, {}, True, "12.4", ""),
+        ({"Config": {"Env": ["CUDA_VERSION=13.0.0"]}}, {}, True, "12.9", "STACK_CUDA_TOO_NEW"),
+    ],
+)
+def test_images_that_do_not_fit_the_host(
+    monkeypatch: pytest.MonkeyPatch, image: Any, service: Any, with_gpu: bool, cuda: str, code: str
+) -> None:
+    monkeypatch.setattr(_release_images, "machine", lambda: "amd64")
+    whole = {"image": "lab/x:1", **service}
+    if not code:
+        _release_images.refuse_unfit("web", whole, image, with_gpu, cuda)
+        return
+    with pytest.raises(FleetError, match="the image lab/x:1") as caught:
+        _release_images.refuse_unfit("web", whole, image, with_gpu, cuda)
+    assert caught.value.code == code

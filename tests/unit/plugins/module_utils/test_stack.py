@@ -62,6 +62,9 @@ def test_settings_are_complete_and_text() -> None:
         ({"MUST": "a", "NAME": ["a"]}, "not text"),
         ({"MUST": "a", "NAME": True}, "not text"),
         ({"MUST": "a", "FORM": "middling"}, "not one of small, large"),
+        ({"MUST": "a", "LOGS": "../logs"}, "LOGS is '../logs', not a data folder"),
+        ({"MUST": "a", "LOGS": "/srv/../etc"}, "LOGS is '/srv/../etc', not a data folder"),
+        ({"MUST": "a", "LOGS": "~root/logs"}, "LOGS is '~root/logs'"),
         ({}, "MUST has no default"),
     ],
 )
@@ -79,9 +82,20 @@ def test_a_wrong_setting_says_what_is_right(given: dict[str, Any], said: str) ->
         ({"settings": {"lower": {}}}, "settings.lower"),
         ({"settings": {"PATH": {}}}, "settings.PATH"),
         ({"settings": {"COMPOSE_FILE": {}}}, "settings.COMPOSE_FILE"),
-        ({"settings": {"A": "text"}}, "settings.A is not a mapping"),
-        ({"settings": {"A": {"type": "list"}}}, "type is one of"),
-        ({"data": {"A": {}}}, "names no folder"),
+        ({"settings": {"A": "text"}}, "settings.A is 'text', not a mapping"),
+        ({"settings": {"A": {"typ": "int"}}}, "settings.A does not know typ: there are choices, default"),
+        ({"settings": {"A": {"type": "list"}}}, "settings.A.type is 'list', not one of str, int"),
+        ({"settings": {"A": {"choices": "ab"}}}, "settings.A.choices is 'ab', not a list"),
+        ({"settings": {"A": {"required": "yes"}}}, "settings.A.required is 'yes', not true or false"),
+        ({"data": {"A": {}}}, "data.A.folder is None"),
+        ({"data": {"A": {"folder": "../x"}}}, "data.A.folder is '../x'"),
+        ({"data": {"A": {"folder": "/etc"}}}, "data.A.folder is '/etc'"),
+        ({"data": {"A": {"folder": "a/../../b"}}}, "data.A.folder"),
+        ({"data": {"A": {"folder": "a;b"}}}, "data.A.folder is 'a;b'"),
+        ({"data": {"A": {"folder": 7}}}, "data.A.folder is 7"),
+        ({"secrets": {"A": {"mode": 420}}}, "secrets.A.mode is 420: write it in quotes"),
+        ({"secrets": {"A": {"mode": "rw"}}}, "secrets.A.mode is 'rw'"),
+        ({"secrets": {"A": {"path": "x"}}}, "secrets.A does not know path"),
     ],
 )
 def test_a_wrong_definition_is_refused(read: Any, said: str) -> None:
@@ -143,3 +157,15 @@ def test_what_stack_yml_says_is_what_compose_yml_does(folder: Path) -> None:
         assert f"${{{name}:-./data/{entry['folder']}}}" in text, name
     for name in read.get("secrets", {}):
         assert f"${{{name}_FILE:-/dev/null}}" in text, name
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "A", "a b", "a;b", "$(id)", "-a", "_a", "", "a" * 64, "a\nb"])
+def test_what_no_stack_is_called(name: str) -> None:
+    with pytest.raises(FleetError, match="a stack's name has") as caught:
+        _stack.check_name(name)
+    assert repr(name) in str(caught.value)
+
+
+def test_names_of_stacks() -> None:
+    for name in ("a", "gym_desktop", "7-of-9", "a" * 63):
+        _stack.check_name(name)

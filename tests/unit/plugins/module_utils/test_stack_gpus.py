@@ -66,7 +66,7 @@ def test_an_index_counts_the_hosts_gpus_not_the_users() -> None:
     assert _stack_gpus.assign({"x": [2]}, ["GPU-c"], HOST, {}, []) == {"x": ["GPU-c"]}
 
 
-@pytest.mark.parametrize("request_", [-1, 1.5, True, "two", [True], {"count": 1}, None])
+@pytest.mark.parametrize("request_", [-1, 1.5, True, "two", "-1", "1.5", [True], {"count": 1}])
 def test_requests_of_no_form(request_: Any) -> None:
     with pytest.raises(FleetError, match="not all, a number, or a list"):
         _stack_gpus.check_request("x", request_)
@@ -129,3 +129,10 @@ def test_a_proof_holds_for_one_spec(tmp_path: Path) -> None:
 def test_no_record(tmp_path: Path) -> None:
     with pytest.raises(FleetError, match="No such file"):
         _stack_gpus.proven("u", tmp_path / "none", tmp_path / "none")
+
+
+def test_a_count_as_text_and_a_gpu_that_is_named_twice() -> None:
+    assert _stack_gpus.assign({"x": "2"}, ["GPU-a", "GPU-b"], HOST, {}, []) == {"x": ["GPU-a", "GPU-b"]}
+    assert _stack_gpus.assign({"x": [0, "GPU-a"]}, ["GPU-a"], ["GPU-a"], {}, []) == {"x": ["GPU-a"]}
+    nothing: tuple[Any, ...] = ("0", 0, "none", [], None)
+    assert not any(_stack_gpus.wanted(each) for each in nothing)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_collections.gpulab.fleet.plugins.module_utils import _stack_images
@@ -77,3 +79,43 @@ def test_absent_and_misnamed() -> None:
     }
     assert [each["name"] for each in _stack_images.absent(images, archives)] == ["new"]
     assert [each["name"] for each in _stack_images.misnamed(images, archives)] == ["renamed", "lost"]
+
+
+def saved(path: Path, *machines: str) -> Path:
+    """What `docker save` makes of images for these processors, without their layers."""
+    manifest: list[dict[str, Any]] = [
+        {"Config": f"{index}.json", "RepoTags": None, "Layers": []} for index, _ in enumerate(machines)
+    ]
+    files = {"manifest.json": manifest, **{f"{i}.json": {"architecture": each} for i, each in enumerate(machines)}}
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            data = json.dumps(content).encode()
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return path
+
+
+def test_the_processor_that_an_archive_is_for(tmp_path: Path) -> None:
+    assert _stack_images.architecture(saved(tmp_path / "one.tar", "arm64")) == "arm64"
+    assert _stack_images.architecture(saved(tmp_path / "two.tar", "arm64", "amd64")) == ""
+    assert _stack_images.architecture(tar(tmp_path / "rootfs.tar", "./bin")) == ""
+    (tmp_path / "none").write_bytes(b"\x1f\x8b broken")
+    assert _stack_images.architecture(tmp_path / "none") == ""
+
+
+def test_a_packed_archive_that_ends_half_way(tmp_path: Path) -> None:
+    for name, start in (("gz", b"\x1f\x8b\x08\x00\x00\x00\x00\x00"), ("xz", b"\xfd7zXZ\x00\x00"), ("bz2", b"BZh9")):
+        (tmp_path / name).write_bytes(start + b"broken")
+        with pytest.raises(FleetError, match="is not a tar archive"):
+            _stack_images.kind(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["--help", "-f", "a b", "a;b", "$(id)", "../x:1", ""])
+def test_what_no_image_is_called(name: str) -> None:
+    assert not _stack_images.NAME.fullmatch(name)
+
+
+def test_names_of_images() -> None:
+    for name in ("base", "lab/base:bookworm", "registry.example.org:5000/a/b:1.0", f"a@sha256:{'0' * 64}"):
+        assert _stack_images.NAME.fullmatch(name)

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.gpulab.fleet.plugins.module_utils import _stack, _stack_schema
+from ansible_collections.gpulab.fleet.plugins.module_utils import _stack, _stack_gpus, _stack_schema
 from ansible_collections.gpulab.fleet.plugins.module_utils._compose_network import spelled
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 
 STACKS = sorted((Path(__file__).parents[4] / "stacks").glob("*/stack.yml"))
-COMPOSE = {"services": {"server": {}, "train": {"profiles": ["jobs"]}, "board": {"profiles": ["board"]}, "odd": None}}
+COMPOSE = {"services": {"server": {}, "train": {"profiles": ["jobs"]}, "board": {"profiles": ["board"]}, "odd": {}}}
 
 
 def defined(**parts: Any) -> dict[str, Any]:
@@ -132,13 +132,42 @@ def test_a_site_says_the_same_parts_for_its_hosts() -> None:
         ({"runs": ["tain"]}, "runs names the service tain"),
         ({"no_health": ["x"]}, "no_health names the service x"),
         ({"publish": {"x": []}}, "publish names the service x"),
-        ({"gpus": {"x": 1}}, "gpus names the service x"),
+        ({"gpus": {"x": 1}}, "stack.yml: gpus names the service x"),
         ({"profiles": ["jbos"]}, "profiles names the profile jbos; compose.yml has board, jobs"),
     ],
 )  # fmt: skip
 def test_names_that_compose_does_not_have(parts: dict[str, Any], said: str) -> None:
     with pytest.raises(FleetError, match=said):
         _stack_schema.check_names("s", defined(**parts), COMPOSE)
+
+
+def test_a_name_of_the_inventory_is_corrected_there() -> None:
+    site = {"profiles": ["jbos"], "runs": None}
+    with pytest.raises(FleetError, match=r"gpulab_stacks\.s\.profiles names the profile jbos") as error:
+        _stack_schema.check_names("s", {**defined(), "profiles": ["jbos"]}, COMPOSE, site)
+    assert error.value.code == "STACK_SETTING_INVALID"
+
+
+@pytest.mark.parametrize(
+    ("compose", "said"),
+    [
+        (None, "the file is None"),
+        (["web"], r"the file is \['web'\]"),
+        ({}, "services is None"),
+        ({"services": ["web"]}, r"services is \['web'\], not a mapping"),
+        ({"services": {"web": "image"}}, "services.web is 'image', not a mapping"),
+        ({"services": {"web": None}}, "services.web is None"),
+    ],
+)
+def test_a_compose_file_without_services(compose: Any, said: str) -> None:
+    with pytest.raises(FleetError, match=said) as error:
+        _stack_schema.check_shape("s", compose)
+    assert error.value.code == "STACK_COMPOSE_INVALID"
+
+
+def test_profiles_of_whatever_form() -> None:
+    services = {"a": {"profiles": ["x", 1]}, "b": {"profiles": "y"}, "c": {}}
+    assert _stack_schema.profiles_of(services) == {"x", "1"}
 
 
 @pytest.mark.parametrize("path", STACKS, ids=lambda path: path.parent.name)
@@ -171,3 +200,9 @@ def test_a_folder_without_a_stack_yml_can_be_given_what_its_file_takes_from_outs
     assert given == {"SERVER_ARGS": "--env SIM", "IMAGE": "pi", "TOKEN": "x"}
     with pytest.raises(FleetError, match="no setting SERVER_ARG"):
         _stack.settings("s", found, {"SERVER_ARG": "x"})
+
+
+def test_an_empty_list_is_nothing_to_compose_and_no_mistake() -> None:
+    found = defined(no_health=None, checks=None, publish={"server": None}, gpus={"server": None})
+    assert (found["no_health"], found["checks"], found["publish"]) == ([], [], {"server": []})
+    assert not _stack_gpus.wanted(found["gpus"]["server"])

@@ -94,11 +94,43 @@ def test_where_the_compose_file_is(tmp_path: Path) -> None:
     deep = tmp_path / "scripts" / "docker"
     deep.mkdir(parents=True)
     file = folder(deep, None)
-    assert reader.locate(deep) == (deep, file)
-    assert reader.locate(file) == (deep, file)
+    assert reader.locate(deep) == reader.Found(deep, file)
+    assert reader.locate(file) == reader.Found(deep, file, alone=True)
     (tmp_path / ".git").write_text("gitdir: elsewhere\n")
-    assert reader.locate(file) == (tmp_path, file)
+    assert reader.locate(file) == reader.Found(tmp_path, file, alone=True)
+    assert reader.locate(file).inside() == {"compose_file": "scripts/docker/compose.yml", "override": ""}
     (deep / "compose.yaml").write_text("")
-    assert reader.locate(deep)[1].name == "compose.yaml"
+    assert reader.locate(deep).compose.name == "compose.yaml"
+    for name in reversed(reader.OVERRIDES):  # the first of them counts, whatever the file itself is called
+        (deep / name).write_text("")
+        assert reader.locate(deep).override == deep / name
+    assert reader.locate(deep).inside() == {"compose_file": "compose.yaml", "override": "compose.override.yml"}
+    assert reader.locate(file).override is None, "a file that is named is taken alone"
     with pytest.raises(FleetError, match=r"has none of compose\.yaml"):
         reader.locate(tmp_path)
+
+
+def test_an_override_is_read_with_its_file(tmp_path: Path) -> None:
+    file = folder(tmp_path, "description: x\n", "services: {a: {image: i, profiles: [p], environment: {A: 1}}}\n")
+    over = tmp_path / "compose.override.yml"
+    over.write_text("services: {a: {image: j, profiles: [p, q], environment: [B]}, b: {image: k}}\n")
+    config, stack = reader.read(file, compose, over)
+    assert config["services"]["a"] == {"image": "j", "profiles": ["p", "q"], "environment": ["B"]}
+    assert config["services"]["b"] == {"image": "k"} and stack == {"description": "x"}
+    for wrong, said in (
+        ("services:\n  a: ]\n", "compose.override.yml: yaml: line 2"),
+        ("- a\n", "override.yml is not a map"),
+    ):
+        over.write_text(wrong)
+        with pytest.raises(FleetError, match=said) as error:
+            reader.read(file, compose, over)
+        assert error.value.code == "STACK_COMPOSE_INVALID"
+
+
+def test_what_there_is_to_say_of_a_folder(tmp_path: Path) -> None:
+    found = reader.locate(folder(tmp_path, None).parent)
+    assert reader.notes(found, {"A": "1"}) == []
+    (tmp_path / "compose.override.yml").write_text("")
+    first, second = reader.notes(reader.locate(tmp_path), {"COMPOSE_FILE": "a.yml:b.yml"})
+    assert first.startswith("compose.override.yml is merged into compose.yml")
+    assert "COMPOSE_FILE=a.yml:b.yml" in second and second.endswith("compose.yml with compose.override.yml")

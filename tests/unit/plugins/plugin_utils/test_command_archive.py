@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -89,3 +90,26 @@ def test_the_probe_finds_its_own_text_in_it(program: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False, cwd="/")
     assert done.returncode == 0, done.stderr
+
+
+def test_the_shipped_stacks_are_in_it_as_they_are(program: Path) -> None:
+    with zipfile.ZipFile(program) as whole:
+        names = {name.split("/")[1] for name in whole.namelist() if name.startswith("stacks/")}
+        assert names == {path.parent.name for path in made.CATALOGUE.glob("*/compose.yml")}
+        text = (made.CATALOGUE / "quickstart/compose.yml").read_bytes()
+        assert whole.read("stacks/quickstart/compose.yml") == text
+
+
+def test_only_what_is_shipped_is_in_it(tmp_path: Path) -> None:
+    stack = tmp_path / "mine"
+    (stack / "data").mkdir(parents=True)
+    for name in ("compose.yml", ".env", "data/model", "run.sh"):
+        (stack / name).write_text("x", encoding="utf-8")
+    (stack / "run.sh").chmod(0o700)
+    (stack / "stack.yml").write_text("description: Mine\n", encoding="utf-8")
+    (tmp_path / "none").mkdir()
+    found = made.catalogue(tmp_path)
+    assert {name: mode for name, (_, mode) in found.items()} == {
+        "stacks.json": 0o644, "stacks/mine/compose.yml": 0o644, "stacks/mine/run.sh": 0o755, "stacks/mine/stack.yml": 0o644,
+    }  # fmt: skip
+    assert json.loads(found["stacks.json"][0]) == {"mine": "Mine"}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.gpulab.fleet.plugins.filter.proxy_settings import proxy_settings
 from ansible_collections.gpulab.fleet.plugins.filter.stack_findings import stack_findings
-from ansible_collections.gpulab.fleet.plugins.plugin_utils._stack_plan import written_requests
+from ansible_collections.gpulab.fleet.plugins.module_utils._compose_gpus import written
+from ansible_collections.gpulab.fleet.plugins.module_utils._deploy_plan import Plan
+from ansible_collections.gpulab.fleet.plugins.plugin_utils import _stack_plan
 
 QUICKSTART = {"quickstart": {"user": "alice"}}
 
@@ -52,7 +55,11 @@ def test_good_stacks_and_those_told_elsewhere(base: Path, stacks: Any) -> None:
         ({"source": "./mine"}, "STACK_SETTING_INVALID", "PORT has no default"),
         ({"source": "./mine", "settings": {"PORT": 0}}, "STACK_SETTING_INVALID", "PORT is 0"),
         ({"source": "./mine", "settings": {"PORT": 1, "PROT": 2}}, "STACK_SETTING_INVALID", "PROT"),
-        ({"source": "./mine", "settings": {"PORT": 1}, "gpus": {"w": 1}}, "STACK_SETTING_INVALID", "gpus names w"),
+        (
+            {"source": "./mine", "settings": {"PORT": 1}, "gpus": {"w": 1}},
+            "STACK_SETTING_INVALID",
+            "gpus names the service w",
+        ),
         ({"source": "./mine", "settings": {"PORT": 1}, "secrets": {"KEY": "hunter2"}}, "STACK_SECRET_INVALID", "KEY"),
         (
             {"source": "./mine", "settings": {"PORT": 1}, "images": [{"name": "a", "archive": "/no/such.tar"}]},
@@ -84,4 +91,50 @@ def test_gpus_that_the_file_itself_asks_for() -> None:
         "c": {"image": "x"},
         "d": None,
     }
-    assert written_requests({"services": services}) == {"a": "all"}
+    assert written({"services": services}) == {"a": "all"}
+
+
+def plan(base: Path, **args: Any) -> dict[str, Any]:
+    return _stack_plan.make_plan(
+        "mine", _stack_plan.find("./mine", base), {"source": "./mine", "settings": {"PORT": 1}, **args}
+    )
+
+
+def test_a_plan_says_what_the_site_had_asked_for(base: Path) -> None:
+    made = plan(base, gpus={"web": 1}, keep=5, publish={"web": [80]}, snapshot=None, secrets={})
+    assert made["given"] == {"settings": {"PORT": "1"}, "gpus": {"web": 1}, "keep": 5, "publish": {"web": [80]}}
+    assert made["source"]["compose_file"] == "compose.yml" and made["source"]["archives"] == []
+    assert made["publish"] == {"web": ["80"]}
+    Plan(**made)
+
+
+def test_an_override_travels_even_when_git_ignores_it(base: Path) -> None:
+    folder = base / "mine"
+    (folder / ".gitignore").write_text("*.override.yml\n", encoding="utf-8")
+    subprocess.run(["git", "init", "-q", str(folder)], check=True)
+    before = plan(base)
+    (folder / "compose.override.yml").write_text("services: {db: {image: b}}\n", encoding="utf-8")
+    made = plan(base, gpus={"db": 1})
+    assert (before["override"], made["override"]) == ("", "compose.override.yml")
+    assert set(made["files"]) - set(before["files"]) == {"compose.override.yml"}
+    assert any("compose.override.yml is merged" in note for note in made["notes"])
+
+
+@pytest.mark.parametrize("text", ["- a\n", "web\n", "", "services: [web]\n", "services: {web: [image]}\n"])
+def test_a_compose_file_of_another_shape(base: Path, text: str) -> None:
+    (base / "mine/compose.yml").write_text(text, encoding="utf-8")
+    (found,) = stack_findings({"mine": {"source": "./mine", "settings": {"PORT": 1}}}, str(base))
+    assert found["code"] == "STACK_COMPOSE_INVALID" and "not a mapping" in found["evidence"]
+
+
+def test_malformed_services_are_left_to_compose(base: Path) -> None:
+    text = "services: {web: {image: a, devices: 5, environment: 7, deploy: x, profiles: 3}}\n"
+    (base / "mine/compose.yml").write_text(text, encoding="utf-8")
+    assert stack_findings({"mine": {"source": "./mine", "settings": {"PORT": 1}}}, str(base)) == []
+
+
+@pytest.mark.parametrize("name", ["--help", "a b", "$(id)"])
+def test_names_of_images_that_are_none(base: Path, name: str) -> None:
+    images = [{"name": name, "archive": "/no/such.tar"}]
+    (found,) = stack_findings({"mine": {"source": "./mine", "settings": {"PORT": 1}, "images": images}}, str(base))
+    assert found["code"] == "STACK_ARCHIVE_INVALID" and repr(name) in found["evidence"]
