@@ -90,6 +90,10 @@ class FakeEngine:
             elif box.status in ("running", "restarting"):
                 self._start(box)
 
+    def finish(self) -> None:
+        """A client that dies takes nothing back: the engine ends what it was asked for."""
+        self.boxes = [box for box in self.boxes if not box.removing]
+
     def power_cut(self) -> None:
         self.broken |= self.loaded
         self.loaded.clear()

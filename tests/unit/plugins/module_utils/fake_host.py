@@ -211,6 +211,8 @@ class Host:
                 if status.st_size > synced and path.name != "starts":
                     os.truncate(path, self.rng.randint(synced, status.st_size))
             self.machine.power_cut()
+        else:
+            self.machine.finish()
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
         for where, _folders, names in os.walk(self.folder):
