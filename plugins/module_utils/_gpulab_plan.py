@@ -163,8 +163,8 @@ def still_known(given: Mapping[str, Any], defined: Mapping[str, Any], compose: M
     """Without what the stack's files, as they are now, have no place for."""
     services, profiles = set(compose["services"]), _stack_schema.profiles_of(compose["services"])
     settings = {*defined["settings"], *defined["data"]}
-    names = {"settings": settings, "profiles": profiles, "runs": services, "no_health": services, "publish": services,
-             "gpus": services}  # fmt: skip
+    of_services = ("runs", "no_health", "graphics", "publish", "gpus")
+    names = {"settings": settings, "profiles": profiles, **dict.fromkeys(of_services, services)}
     kept = dict(given)
     for part, known in names.items():
         if isinstance(value := given.get(part), Mapping):

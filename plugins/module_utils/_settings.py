@@ -239,6 +239,7 @@ STACK_KEYS: dict[str, Kind] = {
     "checks": LIST,
     "runs": RUNS,
     "no_health": NAMES,
+    "graphics": NAMES,
     "keep": WHOLE,
 }
 SECRET_KEYS = ("secrets", "registries")

@@ -81,6 +81,10 @@ options:
     description: Services that knowingly have no health check.
     type: list
     elements: str
+  graphics:
+    description: Services that render on their GPU; refused where the driver's graphics part is missing.
+    type: list
+    elements: str
   gpu_sharing:
     description:
       - V(exclusive) gives the stack GPUs that no other stack of the host holds, whoever's it is, and keeps others from
@@ -283,6 +287,7 @@ SPEC = {
     "checks": {"type": "list", "elements": "dict"},
     "runs": {"type": "raw"},
     "no_health": {"type": "list", "elements": "str"},
+    "graphics": {"type": "list", "elements": "str"},
     "gpu_sharing": {"type": "str", "choices": ["exclusive", "shared"]},
     "images": {
         "type": "list",
