@@ -106,10 +106,25 @@ def part_digest(relative: str, shipped: Mapping[str, Mapping[str, Any]]) -> str:
     return digest([relative, part])[:16]
 
 
-def build_digest(service: Mapping[str, Any], tree: Path, shipped: Mapping[str, Any], bases: Sequence[Any]) -> str:
+def build_digest(
+    service: Mapping[str, Any],
+    tree: Path,
+    shipped: Mapping[str, Any],
+    bases: Sequence[Any],
+    contexts: Mapping[str, str] | None = None,
+) -> str:
     """What a service's image is built from, so that the same is not built twice."""
     section = {key: value for key, value in (service.get("build") or {}).items() if key != "secrets"}
-    return digest([_without(section, str(tree)), part_digest("", shipped), list(bases)])[:16]
+    beside = [(contexts or {}).get(path) for path in outside(service, tree)]
+    return digest([_without(section, str(tree)), part_digest("", shipped), list(bases), *beside])[:16]
+
+
+def outside(service: Mapping[str, Any], tree: Path) -> list[str]:
+    """The folders of the host, not the stack's own, that a service's image is built from."""
+    build = service.get("build") or {}
+    named = [build.get("context"), *(build.get("additional_contexts") or {}).values()]
+    folders = {Path(each) for each in named if str(each or "").startswith("/")}
+    return sorted(str(each) for each in folders if each != tree and tree not in each.parents)
 
 
 def _without(value: Any, prefix: str) -> Any:

@@ -48,7 +48,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._release import (
     sync_tree,
 )
 from ansible_collections.gpulab.fleet.plugins.module_utils._release_images import Images, refuse_unfit
-from ansible_collections.gpulab.fleet.plugins.module_utils._stack_files import checksum, digest, dotenv
+from ansible_collections.gpulab.fleet.plugins.module_utils._stack_files import checksum, digest, dotenv, folder_state
 from ansible_collections.gpulab.fleet.plugins.module_utils._tree_delta import absent
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
 
@@ -144,6 +144,7 @@ class Making:
         if current.inputs != self.inputs():
             return False
         whole = all(checksum(current.folder / name) == wanted for name, wanted in current.checksums.items())
+        whole &= all(folder_state(path) == wanted for path, wanted in current.contexts.items())
         return whole and (self.plan.mutable or files.have_tree(self.store, self.plan))
 
     def _proven(self) -> tuple[list[str], list[str]]:
@@ -201,8 +202,10 @@ class Making:
         images = Images(self.project, store.name, self.check, compose)
         images.bring_in(plan.archives, self.handed.archives)
         bases = [images.here.get(_stack_images.reference(each["name"])) for each in plan.archives]
+        built = [service for service in config["services"].values() if service.get("build")]
+        contexts = {path: folder_state(path) for each in built for path in composing.outside(each, tree)}
         builds = {
-            name: "" if plan.mutable else composing.build_digest(service, tree, plan.files, bases)
+            name: "" if plan.mutable else composing.build_digest(service, tree, plan.files, bases, contexts)
             for name, service in config["services"].items()
             if service.get("build")
         }
@@ -258,6 +261,7 @@ class Making:
             generated=self.generated,
             volume_users=_stack_volumes.writers(self.project, final, known),
             given=plan.given,
+            contexts=contexts,
         )
         writers = _stack_data.writers(self.project, final, known, data.values())
         made = Made(release, pins, writers, [*self.mended, *images.actions], seconds=images.seconds)

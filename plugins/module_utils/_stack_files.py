@@ -37,6 +37,24 @@ def shipped(folder: Path) -> dict[str, dict[str, Any]]:
     return dict(sorted(found.items()))
 
 
+def folder_state(folder: str) -> str:
+    """Changes when a file in the folder does; told from names, sizes and times, as reading gigabytes would take long.
+
+    What Git and Python keep there for themselves does not count.
+    """
+    found = []
+    for where, folders, names in os.walk(folder):
+        folders[:] = sorted(set(folders) - {".git", "__pycache__"})
+        for name in sorted(names):
+            path = Path(where, name)
+            try:
+                status = path.lstat()
+            except OSError:
+                continue
+            found.append([str(path.relative_to(folder)), status.st_size, status.st_mtime_ns, status.st_mode])
+    return digest(found)[:16]
+
+
 def checksum(path: Path) -> str | None:
     try:
         return sha256(path.read_bytes()).hexdigest()

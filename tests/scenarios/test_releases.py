@@ -213,6 +213,25 @@ def test_a_checkout_with_its_compose_file_further_down(small: Small, tmp_path: P
     small.site.run("playbooks/deploy.yml").ok()
 
 
+def test_a_folder_of_the_host_that_an_image_is_built_from_counts(small: Small) -> None:
+    plain = {name: (small.source / name).read_text(encoding="utf-8") for name in ("compose.yml", "Dockerfile")}
+    beside = "build: {context: ., additional_contexts: {beside: /home/trainer/beside}, args:"
+    (small.source / "compose.yml").write_text(
+        plain["compose.yml"].replace("build: {context: ., args:", beside), "utf-8"
+    )
+    (small.source / "Dockerfile").write_text(plain["Dockerfile"] + "COPY --from=beside word /word\n", "utf-8")
+    try:
+        small.sh("mkdir beside; echo first > beside/word")
+        small.deploy().ok()
+        assert small.result(small.deploy().ok())["changed"] is False
+        small.sh("echo second > beside/word")
+        assert "build web" in small.result(small.deploy().ok())["actions"]
+        assert small.sh("docker exec small-web-1 cat /word").strip() == "second"
+    finally:
+        for name, text in plain.items():
+            (small.source / name).write_text(text, encoding="utf-8")
+
+
 def test_undeploy_keeps_data(small: Small) -> None:
     starts = small.sh("cat gpulab/data/small/notes/starts")
     gone = small.result(small.deploy(state="absent").ok())

@@ -120,6 +120,19 @@ def test_what_is_built_does_not_depend_on_where_the_tree_lies() -> None:
     )
 
 
+def test_what_is_built_depends_on_folders_beside_the_tree() -> None:
+    build = {
+        "context": "/tree",
+        "additional_contexts": {"wheels": "/srv/wheels", "base": "docker-image://x", "own": "/tree/x"},
+    }
+    assert composing.outside({"build": build}, Path("/tree")) == ["/srv/wheels"]
+
+    def made(state: str) -> str:
+        return composing.build_digest({"build": build}, Path("/tree"), {}, [], {"/srv/wheels": state})
+
+    assert made("a") == made("a") != made("b")
+
+
 def test_named_volumes_by_the_engines_name() -> None:
     volume = {"type": "volume", "source": "v", "target": "/v"}
     whole = {**config(web={"volumes": [volume]}), "volumes": {"v": {"name": "s_v"}}}
