@@ -230,6 +230,7 @@ class Refusing:
 @pytest.fixture(scope="module")
 def host(main_host: Site, tmp_path_factory: pytest.TempPathFactory) -> Refusing:
     lab("restore", main_host.hosts[0], "converged")
+    main_host.run("playbooks/verify.yml").ok()  # the snapshot's proof is of an earlier boot
     host = Refusing(main_host, tmp_path_factory.mktemp("refusals"))
     other = host.case("other", arguments=["--name", "other", "--set", "WEB_PORT=8090", "--gpus", f"web={GPUS[0]}"])
     done = host.run([host.case("good"), other])
