@@ -161,6 +161,7 @@ def test_a_shipped_stack_is_there_by_name(site: Site) -> None:
     assert answer(site, "deploy twin --set GENERATIONS=3")["release"] == "0002"
     assert site.login("trainer", "ls -d /tmp/gpulab-* 2>/dev/null", check=False) == ""
     gpulab(site, "undeploy twin")
+    gpulab(site, "purge twin --yes-delete twin")
 
 
 def test_a_power_cut_in_the_middle_is_settled_at_boot_without_ansible(site: Site) -> None:
