@@ -10,7 +10,6 @@ import json
 import os
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,7 +18,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.scenarios.site import LAB, ROOT, Site, lab, stack_in_lab
+from tests.scenarios import torch_wheel
+from tests.scenarios.site import ROOT, Site, lab, stack_in_lab
 
 HOST = "bench2"
 RUNS = 3
@@ -63,21 +63,8 @@ def entry(site: Site, form: dict[str, Any]) -> dict[str, Any]:
     given = stack_in_lab()
     settings = {**given["settings"], **form.get("settings", {})}
     if settings.get("WHEELS") == WHEELS:
-        bring_wheels(site)
+        torch_wheel.bring(site)
     return {**given, **form, "settings": settings}
-
-
-def bring_wheels(site: Site) -> None:
-    """torch without CUDA, as this machine's pip finds it."""
-    folder = ROOT / ".cache" / "wheels"
-    if not list(folder.glob("torch-*")):
-        folder.mkdir(parents=True, exist_ok=True)
-        fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "torch==2.13.0", "-d", str(folder)]
-        subprocess.run(fetch, check=True)
-    site.login("trainer", f"mkdir -p {WHEELS}")
-    for wheel in folder.glob("torch-*.whl"):
-        with wheel.open("rb") as file:
-            subprocess.run([str(LAB), "ssh", HOST, f"cat > {WHEELS}/{wheel.name}"], stdin=file, check=True)
 
 
 def measure(site: Site, name: str) -> None:

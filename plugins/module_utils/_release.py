@@ -88,9 +88,7 @@ class Release:
     after: str = ""  # id of the release that ran when this one was made: the one to go back to
     generated: list[str] = field(default_factory=list)  # those of its secrets that were made on this host
     volume_users: dict[str, dict[str, Any]] = field(default_factory=dict)  # see _stack_volumes.writers
-    contexts: dict[str, str] = field(
-        default_factory=dict
-    )  # folders of the host that its images are built from -> state
+    contexts: dict[str, str] = field(default_factory=dict)  # host folders that images are built from -> their state
     given: dict[str, Any] | None = None  # what was asked for besides the stack's own files; None: nobody noted it
 
     def plain(self) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -148,3 +150,12 @@ def parse(rc: int, stdout: str, stderr: str) -> Result:
                     }
                 )
     return Result(rc, document.get("stats", {}), tasks, stderr, stdout)
+
+
+def until(what: str, condition: Callable[[], Any], seconds: float) -> float:
+    """Waits until it is so; returns how long that took."""
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < seconds, f"{what}: not within {seconds} s"
+        time.sleep(0.5)
+    return time.monotonic() - start

@@ -6,14 +6,13 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from .conftest import ONE_USER, Hosts
-from .site import ROOT, Site, lab, stack_in_lab
+from .site import ROOT, Site, lab, stack_in_lab, until
 
 pytestmark = pytest.mark.heavy
 
@@ -46,13 +45,6 @@ def site(hosts: Hosts) -> Site:
     site.set(variables())
     site.run().ok()
     return site
-
-
-def until(what: str, condition: Callable[[], bool], seconds: float) -> None:
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < seconds, f"{what}: not within {seconds} s"
-        time.sleep(1)
 
 
 def episode(site: Site, config: str = "learn") -> int:

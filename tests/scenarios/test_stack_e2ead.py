@@ -11,7 +11,6 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import pytest
 
 from . import torch_wheel
 from .conftest import ONE_USER, Hosts
-from .site import LAB, ROOT, Result, Site, lab, stack_in_lab
+from .site import LAB, ROOT, Result, Site, lab, stack_in_lab, until
 from .stacks.carla import server as stand_in
 
 pytestmark = pytest.mark.heavy
@@ -67,13 +66,6 @@ class Lab:
 
     def health(self, service: str) -> str:
         return self.sh(f"docker inspect -f '{{{{.State.Health.Status}}}}' e2ead-{service}-1", check=False).strip()
-
-
-def until(what: str, condition: Callable[[], bool], seconds: float) -> None:
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < seconds, f"{what}: not within {seconds} s"
-        time.sleep(1)
 
 
 @pytest.fixture(scope="module")

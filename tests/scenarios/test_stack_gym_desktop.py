@@ -7,15 +7,14 @@ import json
 import os
 import re
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from .conftest import ONE_USER, Hosts
-from .site import ROOT, Result, Site, lab, stack_in_lab
+from .site import ROOT, Result, Site, lab, stack_in_lab, until
 
 pytestmark = pytest.mark.heavy
 
@@ -98,13 +97,6 @@ class Desktop:
         header = ["-H", f"Authorization: token {token}"] if token else []
         words = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", *header, f"http://127.0.0.1:{port}{path}"]
         return int(subprocess.run(words, capture_output=True, text=True, check=False).stdout)
-
-
-def until(what: str, condition: Callable[[], Any], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"{what}: not within {seconds} s"
-        time.sleep(1)
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import pytest
 
 from .conftest import ONE_USER, Hosts
-from .site import Site, lab, stack_in_lab
+from .site import Site, lab, stack_in_lab, until
 
 HOST = "scn-stacks"
 DATA = "/home/trainer/gpulab/data/quickstart"
@@ -26,14 +25,6 @@ def generation(site: Site) -> int:
     """The newest checkpoint's number, 0 without any."""
     names = site.ssh(f"ls {DATA}/checkpoints", check=False).split()
     return max((int(name[4:9]) for name in names if name.endswith(".npz")), default=0)
-
-
-def until(what: str, condition: Callable[[], bool], seconds: float) -> float:
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < seconds, f"{what}: not within {seconds} s"
-        time.sleep(0.5)
-    return time.monotonic() - start
 
 
 def healthy(site: Site, project: str) -> bool:
