@@ -11,7 +11,8 @@ from __future__ import annotations
 import socketserver
 import struct
 import sys
-from typing import Any, BinaryIO
+from io import BufferedIOBase
+from typing import Any
 
 MAP = "Carla/Maps/Town10HD_Opt"
 # Where a world's states would be streamed from, in the packed form of a token: TCP, version 4, and nobody is there.
@@ -21,7 +22,7 @@ SETTINGS = [True, False, [True, 0.05], True, 0.01, 10, 0.0, True, 3000.0, 2000.0
 ROADS = "<?xml version='1.0'?><OpenDRIVE><header revMajor='1' revMinor='4'/></OpenDRIVE>"
 
 
-def unpack(file: BinaryIO) -> Any:
+def unpack(file: BufferedIOBase) -> Any:
     """One msgpack value, of the kinds that requests have."""
     head = file.read(1)
     if not head:
@@ -82,14 +83,16 @@ def answers(mode: str, version: str) -> dict[str, Any]:
 
 
 class Handler(socketserver.StreamRequestHandler):
+    server: Server
+
     def handle(self) -> None:
         while True:
             try:
-                request = unpack(self.rfile)  # type: ignore[arg-type]
+                request = unpack(self.rfile)
             except (EOFError, ConnectionError):
                 return
             print(request, flush=True)
-            mode, version = self.server.says  # type: ignore[attr-defined]
+            mode, version = self.server.says
             answer = answers(mode, version).get(request[2])
             if mode != "silent" and answer is not None:
                 self.wfile.write(pack([1, request[1], None, [answer]]))
