@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.gpulab.fleet.plugins.module_utils._catalogue import CATALOGUE
+from ansible_collections.gpulab.fleet.plugins.module_utils._catalogue import catalogue
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 
 SEVERITIES = ("error", "warning", "info")
@@ -25,7 +25,7 @@ def finding(code: str, evidence: str, **data: Any) -> dict[str, Any]:
     evidence is what was seen (a path, a value, an exact message); data fills the
     placeholders of cause and remedy. An unknown code is a programming error: KeyError.
     """
-    entry = CATALOGUE[code]
+    entry = catalogue()[code]
     values = _Keep(data)
     return {
         "code": code,

@@ -69,7 +69,7 @@ def _plain(text: str) -> str:
 
 
 def main() -> int:
-    page = render(runpy.run_path(str(CATALOGUE))["CATALOGUE"])
+    page = render(runpy.run_path(str(CATALOGUE))["catalogue"]())
     if "--check" not in sys.argv[1:]:
         PAGE.write_text(page, encoding="utf-8")
         return 0

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.gpulab.fleet.plugins.module_utils import _cdi
-from ansible_collections.gpulab.fleet.plugins.module_utils._catalogue import CATALOGUE
+from ansible_collections.gpulab.fleet.plugins.module_utils._catalogue import catalogue
 
 from .fake_toolkit import LIBCUDA, SOCKET, UUIDS, Host, device, mount, node, two_gpus
 
@@ -342,7 +342,7 @@ def test_every_code_is_in_the_catalogue() -> None:
     source = Path(_cdi.__file__).read_text()
     used = set(re.findall(r'(?:Finding|Trouble)\(\s*"([A-Z_]+)"', source)) | {code for _pattern, code in _cdi.FAILURES}
     assert len(used) > 8
-    assert used <= set(CATALOGUE)
+    assert used <= set(catalogue())
 
 
 # --- driver ----------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.gpulab.fleet.plugins.module_utils import _docker
-from ansible_collections.gpulab.fleet.plugins.module_utils._catalogue import CATALOGUE
+from ansible_collections.gpulab.fleet.plugins.module_utils._catalogue import catalogue
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 
 START = (
@@ -62,7 +62,7 @@ START = (
 )
 def test_classify(text: str, code: str) -> None:
     assert _docker.classify(text) == code
-    assert code in CATALOGUE
+    assert code in catalogue()
 
 
 @pytest.mark.parametrize(

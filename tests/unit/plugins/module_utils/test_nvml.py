@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.gpulab.fleet.plugins.module_utils import _nvml
-from ansible_collections.gpulab.fleet.plugins.module_utils._catalogue import CATALOGUE
+from ansible_collections.gpulab.fleet.plugins.module_utils._catalogue import catalogue
 
 UUIDS = ["GPU-12345678-1234-1234-1234-123456780000", "GPU-12345678-1234-1234-1234-123456780001"]
 
@@ -121,7 +121,7 @@ def test_code_of_nvml_init(number: int, code: str) -> None:
 
 
 def test_every_code_is_in_the_catalogue() -> None:
-    assert set(_nvml.CODES.values()) <= set(CATALOGUE)
+    assert set(_nvml.CODES.values()) <= set(catalogue())
 
 
 @pytest.mark.parametrize("number", [15, 16, 999])

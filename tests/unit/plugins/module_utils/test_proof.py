@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.gpulab.fleet.plugins.module_utils import _proof
-from ansible_collections.gpulab.fleet.plugins.module_utils._catalogue import CATALOGUE
+from ansible_collections.gpulab.fleet.plugins.module_utils._catalogue import catalogue
 
 GPU0, GPU1 = "GPU-00000000-0000-0000-0000-000000000000", "GPU-00000000-0000-0000-0000-000000000001"
 BARE0, BARE1 = GPU0[4:], GPU1[4:]
@@ -138,7 +138,7 @@ def test_a_gpu_that_does_not(got: dict[str, Any], step: str, verdict: str, code:
 
 
 def test_cuda_codes_are_in_the_catalogue() -> None:
-    assert {*_proof.CUDA_CODES.values(), *_proof.PROBE_ERRORS.values()} <= set(CATALOGUE)
+    assert {*_proof.CUDA_CODES.values(), *_proof.PROBE_ERRORS.values()} <= set(catalogue())
 
 
 @pytest.mark.parametrize(
