@@ -1594,6 +1594,14 @@ cause = The name is mistyped, or the value does not fit what the stack's stack.y
 remedy = Correct gpulab_stacks.{stack}, or what was typed after gpulab deploy; the stack's stack.yml lists its
   settings.
 
+[STACK_MOUNT_INVALID]
+layer = stacks
+severity = error
+title = What a site mounts into a stack's containers cannot be mounted
+cause = The path is not on this host, or what is mounted there is in the way of another mount. What runs was not touched.
+remedy = Correct gpulab_stacks.{stack}.mounts; on the host gpulab deploy {stack} --mount NAME=PATH[:TARGET][:rw], NAME=on,
+  NAME=off, or NAME= to forget it.
+
 [STACK_SECRET_INVALID]
 layer = stacks
 severity = error

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.gpulab.fleet.plugins.module_utils import _stack_mounts
+
 KEEP = 3  # releases that are kept, the current one included
 
 
@@ -36,6 +38,7 @@ class Plan:
     no_health: list[str] | None = None  # services that may have no health check; None: nobody was asked
     graphics: list[str] = field(default_factory=list)  # services that render on their GPU
     publish: dict[str, list[str]] = field(default_factory=dict)  # ports of services on the host's network
+    mounts: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the host, by name: see _stack_mounts
     snapshot: bool = False  # of the data, before what runs is replaced
     checks: list[dict[str, Any]] = field(default_factory=list)
     keep: int = KEEP
@@ -56,6 +59,7 @@ def of_definition(defined: Mapping[str, Any], described: bool) -> dict[str, Any]
         "secret_modes": {name: str(entry.get("mode", "0600")) for name, entry in defined["secrets"].items()},
         "generate": {name: entry["generate"] for name, entry in defined["secrets"].items() if "generate" in entry},
         "no_health": defined["no_health"] if described else None,
+        "mounts": _stack_mounts.into(defined["mounts"], defined["mount_into"]),
         **{part: defined[part] for part in ("profiles", "runs", "publish", "checks", "snapshot", "graphics")},
     }
 

@@ -33,6 +33,7 @@ def deploy(user: Account, options: argparse.Namespace) -> dict[str, Any]:
         unset=options.unset,
         gpus=pairs("--gpus", options.gpus),
         secrets={key: Path(path).absolute() for key, path in pairs("--secret", options.secret).items()},
+        mounts=pairs("--mount", options.mount),
         mutable=options.mutable,
         why=options.why,
     )

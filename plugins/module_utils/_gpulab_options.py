@@ -85,6 +85,10 @@ def parser() -> argparse.ArgumentParser:
         "--gpus", metavar="SERVICE=GPUS", action="append", default=[], help="all, none, a number, or UUIDs with commas"
     )
     deploy.add_argument("--secret", metavar="K=FILE", action="append", default=[], help="a secret, out of a file")
+    deploy.add_argument(
+        "--mount", metavar="NAME=PATH", action="append", default=[],
+        help="a folder of yours in its containers, PATH[:TARGET][:rw]; or on, off, nothing to forget it",
+    )  # fmt: skip
     deploy.add_argument("--mutable", action="store_true", help="mount the folder itself, not a copy of it")
     deploy.add_argument("--why", metavar="TEXT", default="", help="for the history")
 

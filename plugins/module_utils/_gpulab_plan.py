@@ -19,6 +19,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils import (
     _stack,
     _stack_files,
     _stack_gpus,
+    _stack_mounts,
     _stack_schema,
     _working_tree,
 )
@@ -42,6 +43,7 @@ class Wish:
     unset: Sequence[str] = field(default_factory=list)
     gpus: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, Path] = field(default_factory=dict)
+    mounts: Mapping[str, str] = field(default_factory=dict)
     mutable: bool = False
     why: str = ""
 
@@ -122,6 +124,8 @@ def make(user: Account, store: Store, source: Source, wish: Wish) -> tuple[Plan,
             defined["settings"][key] = {"default": dotenv[key]}
     before = still_known(given_to(current), defined, compose)
     defined = _stack_schema.with_site(name, defined, before)
+    if wish.mounts:
+        defined["mounts"] = before["mounts"] = _stack_mounts.typed(name, defined["mounts"], wish.mounts)
     _stack_schema.check_names(name, defined, compose, before)
     mutable = wish.mutable or source.mutable
     secrets = kept_secrets(store, current, defined) | {key: read_secret(path) for key, path in wish.secrets.items()}
@@ -171,6 +175,8 @@ def still_known(given: Mapping[str, Any], defined: Mapping[str, Any], compose: M
             kept[part] = {name: each for name, each in value.items() if name in known}
         elif isinstance(value, list):
             kept[part] = [name for name in value if name in known]
+    if "mounts" in kept:
+        kept["mounts"] = _stack_mounts.still_known(kept["mounts"], services)
     if given.get("checks"):
         kept["checks"] = [each for each in given["checks"] if each.get("service", next(iter(services))) in services]
     return kept

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ansible_collections.gpulab.fleet.plugins.module_utils import _generated_secrets, _gpu_holders
+from ansible_collections.gpulab.fleet.plugins.module_utils import _generated_secrets, _gpu_holders, _stack_mounts
 from ansible_collections.gpulab.fleet.plugins.module_utils._compose import Container
 from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_stacks import Place, find, pick
 from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_text import cut, table, when, width
@@ -48,6 +48,7 @@ def look(place: Place) -> dict[str, Any]:
         "why": release.get("why"),
         "folder": str(place.current),
         "secret_files": _generated_secrets.where(place.store, release),
+        "mounts": release.get("host_mounts") or {},
         "services": told + [service(name, containers, release, held) for name in sorted(extra)],
         "unfinished": unfinished or None,
         "failed": {"release": failed[0], **failed[1]} if failed else None,
@@ -109,6 +110,7 @@ def of_stack(stack: dict[str, Any]) -> list[str]:
     text += table(rows, columns, "  ")
     text.append(f"  in {stack['folder']}")
     text += [f"  {name} is in {path}" for name, path in stack["secret_files"].items()]
+    text += [f"  {_stack_mounts.line(name, entry)}" for name, entry in stack["mounts"].items()]
     if stack["unfinished"]:
         step = stack["unfinished"]
         text.append(f"  unfinished: {step.get('verb')} of release {step.get('to')}; settled by: gpulab settle")

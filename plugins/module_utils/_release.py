@@ -89,6 +89,7 @@ class Release:
     generated: list[str] = field(default_factory=list)  # those of its secrets that were made on this host
     volume_users: dict[str, dict[str, Any]] = field(default_factory=dict)  # see _stack_volumes.writers
     contexts: dict[str, str] = field(default_factory=dict)  # host folders that images are built from -> their state
+    host_mounts: dict[str, dict[str, Any]] = field(default_factory=dict)  # what a site mounts: see _stack_mounts
     given: dict[str, Any] | None = None  # what was asked for besides the stack's own files; None: nobody noted it
 
     def plain(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils import (
     _stack_gpus,
     _stack_graphics,
     _stack_images,
+    _stack_mounts,
     _stack_volumes,
 )
 from ansible_collections.gpulab.fleet.plugins.module_utils import _release_compose as composing
@@ -82,6 +83,7 @@ class Making:
             name: self._home(plan.settings.get(name) or str(self.data_root / entry["folder"]))
             for name, entry in plan.data.items()
         }
+        self.mounts = {name: {**each, "source": self._home(each["source"])} for name, each in plan.mounts.items()}
         chosen = [each for each in plan.settings.get("COMPOSE_PROFILES", "").split(",") if each]
         self.mended: list[str] = []
         self.profiles = list(dict.fromkeys([*plan.profiles, *chosen]))
@@ -128,6 +130,7 @@ class Making:
                 "archives": [archive["sha256"] for archive in plan.archives],
                 "profiles": plan.profiles,
                 "publish": plan.publish,
+                **({"mounts": self.mounts} if self.mounts else {}),
                 "gate": [plan.runs, plan.no_health, plan.checks, plan.wait_timeout, plan.graphics],
             }
         )
@@ -196,7 +199,8 @@ class Making:
         gpus = self._assign(config, current)
         render = [name for name in plan.graphics if gpus.get(name)]
         _stack_graphics.check_specs(render, _stack_gpus.specs(self.user.name) if render else [])
-        config, notes = adapt(config, self._host(), gpus, plan.publish)
+        notes = _stack_mounts.add(config, self.mounts, self.user.name)
+        config, more = adapt(config, self._host(), gpus, plan.publish)
         self._refuse_early(config)
 
         images = Images(self.project, store.name, self.check, compose)
@@ -262,10 +266,11 @@ class Making:
             volume_users=_stack_volumes.writers(self.project, final, known),
             given=plan.given,
             contexts=contexts,
+            host_mounts=self.mounts,
         )
         writers = _stack_data.writers(self.project, final, known, data.values())
         made = Made(release, pins, writers, [*self.mended, *images.actions], seconds=images.seconds)
-        made.notes = [*plan.notes, *notes] + [
+        made.notes = [*plan.notes, *notes, *more] + [
             f"{name} in compose.yml is kept as data in {moved[path]}" for path, name in loose.items()
         ]
         made.diff = self._diff(texts, current)

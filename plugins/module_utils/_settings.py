@@ -240,6 +240,7 @@ STACK_KEYS: dict[str, Kind] = {
     "runs": RUNS,
     "no_health": NAMES,
     "graphics": NAMES,
+    "mounts": MAPPING,
     "keep": WHOLE,
 }
 SECRET_KEYS = ("secrets", "registries")

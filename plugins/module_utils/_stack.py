@@ -10,6 +10,11 @@ from typing import Any
 
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 
+
+class Wrong(Exception):
+    """(which part of an entry, what it is, what it must be)"""
+
+
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 TYPES = ("str", "int", "float", "bool", "path", "port")

@@ -11,9 +11,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.gpulab.fleet.plugins.module_utils import _stack
+from ansible_collections.gpulab.fleet.plugins.module_utils import _stack, _stack_mounts
 from ansible_collections.gpulab.fleet.plugins.module_utils._compose_network import spelled
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.gpulab.fleet.plugins.module_utils._stack import Wrong
 from ansible_collections.gpulab.fleet.plugins.module_utils._stack_gpus import is_request
 
 CHECK_TIMEOUT = 30
@@ -22,10 +23,6 @@ SHARING = ("exclusive", "shared")
 PORT = re.compile(r"((?P<address>\[[0-9a-fA-F:]+\]|[0-9.]+):)?((?P<published>\d+):)?(?P<target>\d+)(/(tcp|udp))?")
 # A variable of a Compose file, or the sign for a dollar that is none.
 VARIABLE = re.compile(r"\$(?:\$|\{(?P<braced>[A-Za-z_]\w*)(?P<required>:?\?)?|(?P<plain>[A-Za-z_]\w*))")
-
-
-class Wrong(Exception):
-    """(which part, what it is, what it must be)"""
 
 
 def definition(stack: str, read: Any) -> dict[str, Any]:
@@ -93,14 +90,17 @@ def check_names(stack: str, defined: Mapping[str, Any], compose: Any, site: Mapp
     named = [
         (f"checks[{i}].service", check["service"]) for i, check in enumerate(defined["checks"]) if "service" in check
     ]
-    for part in ("runs", "publish", "no_health", "graphics", "gpus"):
+    for part in ("runs", "publish", "no_health", "graphics", "mount_into", "gpus"):
         named += [(part, name) for name in defined.get(part) or ()]
+    named += [
+        (f"mounts.{name}.services", each) for name, mount in defined["mounts"].items() for each in mount["services"]
+    ]
     for kind, known, names in (("service", set(services), named), ("profile", profiles,
                                [("profiles", name) for name in defined["profiles"]])):  # fmt: skip
         for where, name in names:
             if name not in known:
                 there = ", ".join(sorted(known)) or "none"
-                ours = where.startswith("checks") or name in ((site or {}).get(where) or ())
+                ours = where.startswith(("checks", "mounts")) or name in ((site or {}).get(where) or ())
                 ours = ours and bool((site or {}).get(where.partition("[")[0]))
                 whole = f"gpulab_stacks.{stack}.{where}" if ours else f"{stack}: stack.yml: {where}"
                 text = f"{whole} names the {kind} {name}; compose.yml has {there}: correct the name"
@@ -260,6 +260,8 @@ PARTS: dict[str, Callable[[Any], Any]] = {
     "snapshot": _yes,
     "gpu_sharing": _sharing,
     "publish": _publish,
+    "mounts": _stack_mounts.read,
+    "mount_into": _names,
 }
 DEFAULTS: dict[str, Any] = {
     "checks": [],
@@ -270,4 +272,6 @@ DEFAULTS: dict[str, Any] = {
     "snapshot": False,
     "gpu_sharing": "exclusive",
     "publish": {},
+    "mounts": {},
+    "mount_into": [],
 }

@@ -24,6 +24,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils import (
     _generated_secrets,
     _gpu_holders,
     _stack_lock,
+    _stack_mounts,
     _stack_volumes,
 )
 from ansible_collections.gpulab.fleet.plugins.module_utils import _release_gate as gate
@@ -405,6 +406,7 @@ class Transaction:
             for name, digest in release.secrets.items()
             if not secret_path(self.store, name, digest).exists()
         ]
+        missing += _stack_mounts.missing(release.host_mounts)
         if missing:
             raise FleetError("RELEASE_INCOMPLETE", f"release {release.id}: {', '.join(missing)}")
 

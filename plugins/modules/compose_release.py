@@ -85,6 +85,13 @@ options:
     description: Services that render on their GPU; refused where the driver's graphics part is missing.
     type: list
     elements: str
+  mounts:
+    description:
+      - Files and folders of the host in the stack's containers, by name, each a text C(SOURCE[:TARGET][:ro|rw]) or a mapping with
+        C(source), C(target) (otherwise C(/mounts/NAME)), C(services) (otherwise those that C(stack.yml) names), C(write) and
+        C(enabled).
+      - What is not there, and a target that something else has, is refused before anything is stopped.
+    type: dict
   gpu_sharing:
     description:
       - V(exclusive) gives the stack GPUs that no other stack of the host holds, whoever's it is, and keeps others from
@@ -288,6 +295,7 @@ SPEC = {
     "runs": {"type": "raw"},
     "no_health": {"type": "list", "elements": "str"},
     "graphics": {"type": "list", "elements": "str"},
+    "mounts": {"type": "dict"},
     "gpu_sharing": {"type": "str", "choices": ["exclusive", "shared"]},
     "images": {
         "type": "list",

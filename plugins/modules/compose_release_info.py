@@ -67,6 +67,7 @@ stacks:
       description: Where each secret lies that was generated on the host, by name.
       type: dict
       returned: always
+    mounts: {description: What the site mounts of the host into containers, by name., type: dict, returned: always}
     services: {description: The services with status and addresses., type: list, elements: dict, returned: always}
     failed: {description: The newest release when it failed; what it said., type: dict, returned: always}
     unfinished: {description: A transaction that was cut off., type: dict, returned: always}

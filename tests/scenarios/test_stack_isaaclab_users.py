@@ -1,14 +1,15 @@
-"""isaaclab's user modes, told by who owns on the host what its containers write; the base image is all it needs."""
+"""isaaclab's user modes, told by who owns on the host what its containers write, and its mounts; a base image is all it needs."""
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
 import pytest
 
 from .conftest import ONE_USER, Hosts
-from .site import Result, Site, stack_in_lab
+from .site import Site, lab, stack_in_lab, until
 
 HOST = f"{os.environ.get('PYTEST_XDIST_WORKER', 'scn')}-isaac"
 # Nothing is drawn here, and these hosts' driver could not: it would be refused.
@@ -16,6 +17,9 @@ NO_GPU = {"ext": 0, "ext-dev": 0, "train": 0}
 LOGS = "/home/trainer/gpulab/data/isaaclab/logs"
 # A file of the container's own user, and one that another user of the container has.
 WRITE = "touch logs/{0}-own; touch logs/{0}-other; chown 1000 logs/{0}-other 2>/dev/null; id -u; id -un"
+MINE = """mkdir -p mine/source/mine/mine mine/logs mine/outputs; touch mine/source/mine/mine/__init__.py
+mkdir -p rsl/rsl_rl lab/source/isaaclab/isaaclab; echo here = 1 | tee rsl/rsl_rl/__init__.py > lab/source/isaaclab/isaaclab/__init__.py"""
+WHERE = 'gpulab shell isaaclab ext-dev python -c "import {0}; print({0}.__file__)" 2>&1'
 
 
 class Isaac:
@@ -24,48 +28,52 @@ class Isaac:
     def __init__(self, site: Site) -> None:
         self.site = site
 
-    def deploy(self, *args: str, **settings: Any) -> Result:
-        entry = stack_in_lab()
-        base = entry["settings"]["BASE_IMAGE"]
-        entry["settings"].update({"DEV_BASE_IMAGE": base, "ACCEPT_EULA": "N", **settings})
-        self.site.set({**ONE_USER, "gpulab_stacks": {"isaaclab": {**entry, "gpus": NO_GPU}}})
-        return self.site.run("playbooks/deploy.yml", *args)
+    def settings(self, **more: str) -> dict[str, Any]:
+        settings = stack_in_lab()["settings"]
+        mine = {"EXTENSION_SOURCE": "/home/trainer/mine", "EXTENSION_NAME": "mine"}
+        return {**settings, "DEV_BASE_IMAGE": settings["BASE_IMAGE"], "ACCEPT_EULA": "N", **mine, **more}
 
     def sh(self, command: str, check: bool = True) -> str:
         return self.site.login("trainer", command, check=check)
 
+    def deploy(self, arguments: str) -> dict[str, Any]:
+        """On the host, as its user does."""
+        found: dict[str, Any] = json.loads(self.sh(f"gpulab deploy isaaclab {arguments} --json", check=False))
+        return found
+
+    def refused(self, arguments: str) -> str:
+        """The evidence of a deploy that is refused, with its code."""
+        finding = self.deploy(arguments)["finding"]
+        assert finding["remedy"]
+        return f"{finding['code']}: {finding['evidence']}"
+
     def owner(self, name: str) -> str:
         return self.sh(f"stat -c %u {LOGS}/{name}").strip()
+
+    def status(self) -> dict[str, Any]:
+        (stack,) = json.loads(self.sh("gpulab status isaaclab --json", check=False))["stacks"]
+        return dict(stack)
 
 
 @pytest.fixture(scope="module")
 def isaac(hosts: Hosts) -> Isaac:
-    site = hosts.site(HOST)
-    site.set(ONE_USER)
-    site.run().ok()
-    return Isaac(site)
-
-
-def test_nobody_accepts_a_licence_for_a_site(isaac: Isaac) -> None:
-    entry = stack_in_lab()
+    """Deployed with the user mode `preserve`, an extension of the user's own and a mount that is off."""
+    isaac = Isaac(hosts.site(HOST))
+    mounts = {"rsl_rl": {"source": "/home/trainer/rsl", "enabled": False}}
+    entry = {"user": "trainer", "settings": isaac.settings(), "gpus": NO_GPU, "mounts": mounts}
     isaac.site.set({**ONE_USER, "gpulab_stacks": {"isaaclab": entry}})
-    refused = isaac.site.run("playbooks/deploy.yml", "--check")
-    assert refused.rc != 0
-    assert "ACCEPT_EULA has no default and is not set" in refused.failures
+    isaac.site.run("site.yml", "--skip-tags", "stacks").ok()
+    isaac.sh(MINE)
+    isaac.site.run("playbooks/deploy.yml").ok()
+    return isaac
 
 
-def test_where_nothing_can_be_drawn_it_is_refused(isaac: Isaac) -> None:
-    entry = stack_in_lab()
-    entry["settings"].update({"ACCEPT_EULA": "N", "DEV_BASE_IMAGE": entry["settings"]["BASE_IMAGE"]})
-    isaac.site.set({**ONE_USER, "gpulab_stacks": {"isaaclab": entry}})
-    refused = isaac.site.run("playbooks/deploy.yml", "--check")
-    assert refused.rc != 0
-    assert "nvidia_icd.json (Vulkan)" in refused.failures
+def test_nobody_accepts_a_licence_for_a_site_and_what_cannot_be_drawn_is_refused(isaac: Isaac) -> None:
+    assert "ACCEPT_EULA has no default and is not set" in isaac.refused("--check --name other")
+    assert "nvidia_icd.json (Vulkan)" in isaac.refused("--check --gpus ext-dev=1")
 
 
 def test_preserve_what_the_containers_write_is_the_hosts_users(isaac: Isaac) -> None:
-    isaac.sh("mkdir -p mine/source/mine/mine mine/logs mine/outputs; touch mine/source/mine/mine/__init__.py")
-    isaac.deploy(EXTENSION_SOURCE="/home/trainer/mine", EXTENSION_NAME="mine").ok()
     write = WRITE.format("preserve")
     assert isaac.sh(f"gpulab shell isaaclab ext-dev sh -c '{write}'").split() == ["0", "developer"]
     assert isaac.owner("preserve-own") == "1000", "container root is the host's user"
@@ -78,35 +86,68 @@ def test_preserve_what_the_containers_write_is_the_hosts_users(isaac: Isaac) -> 
     assert isaac.sh("stat -c %U mine/source/from-container").strip() == "trainer"
 
 
-def test_fix_perms_gives_everything_to_the_hosts_user_at_the_end(isaac: Isaac) -> None:
-    isaac.deploy(USER_MODE="fix-perms").ok()
+def test_fix_perms_gives_everything_to_the_hosts_user_and_mounts_go_on_and_off(isaac: Isaac) -> None:
+    """One deploy for both: what is mounted has nothing to do with who works in the container."""
+    assert "ModuleNotFoundError" in isaac.sh(WHERE.format("rsl_rl"), check=False)
+    tried = isaac.deploy("--check --mount isaaclab=~/lab --mount rsl_rl=~/rsl")
+    assert tried["actions"] == ["recreate ext-dev", "release 0002"], tried
+    made = isaac.deploy("--set USER_MODE=fix-perms --mount rsl_rl=on --mount isaaclab=~/lab")
+    assert made["release"] == "0002", made
+    assert isaac.sh(WHERE.format("rsl_rl")).strip() == "/mounts/rsl_rl/rsl_rl/__init__.py"
+    inside = "/mounts/isaaclab/source/isaaclab/isaaclab/__init__.py"
+    assert isaac.sh(WHERE.format("isaaclab")).strip() == inside
+    assert "Read-only" in isaac.sh(f"gpulab shell isaaclab ext-dev touch {inside} 2>&1", check=False)
     write = WRITE.format("fixed")
     assert isaac.sh(f"gpulab run isaaclab ext-dev sh -c '{write}; exit 7' 2>/dev/null; echo $?").split()[-1] == "7"
     assert isaac.owner("fixed-own") == isaac.owner("fixed-other") == "1000"
     assert isaac.owner("preserve-other") == "1000", "what lay there before, too"
 
 
+def test_what_cannot_be_mounted_is_refused_and_what_ran_goes_on(isaac: Isaac) -> None:
+    before = isaac.sh("docker ps --no-trunc --format '{{.ID}}'")
+    for typed, parts in {
+        "new=/no/such": ("mounts.new.source is '/no/such'", "not on this host"),
+        "new=~/rsl:inside": ("mounts.new.target is 'inside'", "absolute path in the container"),
+        "new=~/rsl:/mounts/isaaclab": ("mounts.new.target is '/mounts/isaaclab'", "isaaclab has that one"),
+        "new=~/rsl:/workspace/mine/logs": ("mounts.new.target is '/workspace/mine/logs'", "ext-dev has"),
+        "other=off": ("mounts.other is 'off'", "rsl_rl, isaaclab"),
+    }.items():
+        said = isaac.refused(f"--mount {typed}")
+        assert said.startswith("STACK_MOUNT_INVALID: ") and all(part in said for part in parts), said
+    assert isaac.sh("docker ps --no-trunc --format '{{.ID}}'") == before
+
+
 def test_a_custom_user_is_a_subordinate_id_and_both_sides_write(isaac: Isaac) -> None:
-    wrong = isaac.deploy(USER_MODE="custom")
-    assert wrong.rc != 0
-    assert "USER_MODE is custom and USER_UID is 0" in wrong.failures
+    assert "USER_MODE is custom and USER_UID is 0" in isaac.refused("--set USER_MODE=custom")
     assert "ext-dev" in isaac.sh("docker ps --format '{{.Names}}'"), "what ran goes on running"
-    isaac.deploy(USER_MODE="custom", USER_UID=2000, USER_GID=2000, USER_NAME="mara").ok()
+    mara = "--set USER_MODE=custom --set USER_UID=2000 --set USER_GID=2000 --set USER_NAME=mara --mount isaaclab=off"
+    made = isaac.deploy(mara)
+    assert made["release"] == "0003", made
     write = WRITE.format("custom")
     assert isaac.sh(f"gpulab shell isaaclab ext-dev sh -c '{write}'").split() == ["2000", "mara"]
     assert isaac.owner("custom-own") == "101999"
     isaac.sh(f"echo of the host >> {LOGS}/custom-own; rm {LOGS}/custom-other")
+    assert "ModuleNotFoundError" in isaac.sh(WHERE.format("isaaclab"), check=False)
+    assert isaac.sh(WHERE.format("rsl_rl")).strip().startswith("/mounts/")
+    shown = isaac.sh("gpulab status isaaclab")
+    assert "mount isaaclab is off (/home/trainer/lab)" in shown
+    assert "mount rsl_rl is /home/trainer/rsl on /mounts/rsl_rl in ext-dev, read only" in shown
 
 
-def test_root_in_the_container_and_a_mount_that_replaces_what_the_image_has(isaac: Isaac) -> None:
-    isaac.sh("mkdir -p rsl/rsl_rl; echo 'here = 1' > rsl/rsl_rl/__init__.py")
-    isaac.deploy(USER_MODE="root", MOUNT_RSL_RL="/home/trainer/rsl", MOUNTS="rsl_rl").ok()
+def test_root_in_the_container_and_a_rollback_that_brings_mounts_back_over_a_reboot(isaac: Isaac) -> None:
+    made = isaac.deploy("--set USER_MODE=root --unset USER_UID --unset USER_GID --mount rsl_rl= --mount isaaclab=")
+    assert made["release"] == "0004", made
     write = WRITE.format("root")
     assert isaac.sh(f"gpulab shell isaaclab ext-dev sh -c '{write}'").split() == ["0", "root"]
     assert isaac.owner("root-own") == "1000"
-    ask = 'python -c "import rsl_rl; print(rsl_rl.__file__)"'
-    assert isaac.sh(f"gpulab shell isaaclab ext-dev {ask}").strip() == "/mounts/rsl_rl/rsl_rl/__init__.py"
-    shown = {line.split()[0]: line.split()[1] for line in isaac.sh("gpulab shell isaaclab ext-dev mounts").splitlines()}
-    assert shown == {"isaaclab": "off", "other": "off", "rsl_rl": "on"}
-    isaac.deploy(USER_MODE="root", MOUNT_RSL_RL="/home/trainer/rsl").ok()
-    assert "ModuleNotFoundError" in isaac.sh(f"gpulab shell isaaclab ext-dev {ask} 2>&1", check=False)
+    assert isaac.status()["mounts"] == {}
+    isaac.sh("mv rsl elsewhere")
+    assert "mounts.rsl_rl.source is '/home/trainer/rsl'" in isaac.sh("gpulab rollback isaaclab 2>&1", check=False)
+    isaac.sh("mv elsewhere rsl; gpulab rollback isaaclab 0002")
+    lab("reboot", HOST)
+    until("healthy after the reboot", lambda: isaac.status()["state"] == "healthy", 120)
+    stack = isaac.status()
+    assert stack["release"] == "0002"
+    assert {name: each["enabled"] for name, each in stack["mounts"].items()} == {"rsl_rl": True, "isaaclab": True}
+    assert isaac.sh(WHERE.format("isaaclab")).strip().startswith("/mounts/isaaclab/")
+    assert set(isaac.sh(f"ls {LOGS}").split()) >= {"preserve-own", "fixed-own", "custom-own", "root-own"}

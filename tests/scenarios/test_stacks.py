@@ -11,6 +11,21 @@ from .site import Site, lab, stack_in_lab, until
 
 HOST = "scn-stacks"
 DATA = "/home/trainer/gpulab/data/quickstart"
+# Two poles, pushed to where they lean, until both have fallen: how many steps that took.
+CLIENT = """
+import asyncio, os
+from openenv.core import GenericEnvClient
+
+async def play():
+    async with GenericEnvClient(base_url=os.environ["SIMULATOR_URL"]) as carts:
+        seen, steps = await carts.reset(seed=1, count=2), 0
+        while not seen.done:
+            pushes = [int(angle + speed > 0) for _, _, angle, speed in seen.observation["carts"]]
+            seen, steps = await carts.step({"pushes": pushes}), steps + 1
+        print(steps)
+
+asyncio.run(play())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +40,15 @@ def generation(site: Site) -> int:
     """The newest checkpoint's number, 0 without any."""
     names = site.ssh(f"ls {DATA}/checkpoints", check=False).split()
     return max((int(name[4:9]) for name in names if name.endswith(".npz")), default=0)
+
+
+def checkpoints(site: Site) -> set[str]:
+    """Each checkpoint with its checksum."""
+    return set(site.ssh(f"sha256sum {DATA}/checkpoints/*.npz").splitlines())
+
+
+def release(site: Site) -> str:
+    return site.login("trainer", "basename $(readlink gpulab/stacks/quickstart/current)").strip()
 
 
 def healthy(site: Site, project: str) -> bool:
@@ -52,6 +76,22 @@ def test_quickstart_resumes_from_its_last_checkpoint(site: Site) -> None:
     assert generation(site) >= before
 
 
+def test_quickstart_is_used_upgraded_and_rolled_back(site: Site) -> None:
+    """The reboot, and that all of it is intact then, is the next test's."""
+    steps = int(site.login("trainer", f"gpulab shell quickstart training python3 -c '{CLIENT}'"))
+    assert steps > 50, "poles that nobody steers fall within ten steps"
+    site.login("trainer", "docker stop quickstart-training-1")
+    before, reached = checkpoints(site), generation(site)
+    site.login("trainer", f"gpulab deploy quickstart --set POPULATION=8 --set GENERATIONS={reached + 5} --why upgrade")
+    until("five more generations", lambda: generation(site) == reached + 5, 60)
+    log = site.login("trainer", "docker logs quickstart-training-1 2>&1")
+    assert f"resumed from generation {reached} " in log and "GPU-12345678" in log
+    assert len(checkpoints(site) & before) >= min(len(before), 5), "of ten, those that were not yet replaced"
+    site.login("trainer", "gpulab rollback quickstart")
+    assert f"resumed from generation {reached + 5} " in site.login("trainer", "docker logs quickstart-training-1 2>&1")
+    assert healthy(site, "quickstart") and release(site) == "0001"
+
+
 def test_everything_survives_what_happens_to_hosts(site: Site) -> None:
     """Reboot, power cut, daemon-reload, engine restart, toolkit re-install: no Ansible in between, nothing to change after."""
     image, python = site.probe()
@@ -61,6 +101,7 @@ def test_everything_survives_what_happens_to_hosts(site: Site) -> None:
         f"--entrypoint {python} {image} -c 'import time; time.sleep(1e6)'",
     )
     ask = "docker exec keeper nvidia-smi -L 2>&1"
+    learnt = generation(site)
     gpu = site.login("trainer", ask)
     assert gpu.count("GPU-") == 1
     user = "runuser -u trainer -- env XDG_RUNTIME_DIR=/run/user/1000 systemctl --user"
@@ -77,6 +118,8 @@ def test_everything_survives_what_happens_to_hosts(site: Site) -> None:
         until(f"the GPU after {name}", lambda: site.login("trainer", ask, check=False) == gpu, 45)
         until(f"the stacks after {name}", lambda: healthy(site, "quickstart") and healthy(site, "openpi"), 90)
     site.login("trainer", "docker rm -f keeper")
+    assert release(site) == "0001" and generation(site) >= learnt
+    assert "resumed from generation" in site.login("trainer", "docker logs quickstart-training-1 2>&1")
     # apt drops a package's hold when somebody installs it anew; putting it back is all that is left to do.
     again = [f"{HOST}: gpulab.fleet.nvidia_container_toolkit : Install the toolkit's base package"]
     assert site.run().ok().changed == again

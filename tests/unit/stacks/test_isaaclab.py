@@ -78,10 +78,9 @@ def test_an_image_with_isaac_sim_is_not_built_without_its_licence(tmp_path: Path
     assert "ACCEPT_EULA is not Y" in done.stderr
 
 
-def test_folders_that_mounts_names_come_first(tmp_path: Path) -> None:
+def test_what_is_mounted_comes_first(tmp_path: Path) -> None:
     """In a copy whose paths are below a folder of the test's."""
-    for folder in ("mounts/rsl_rl/rsl_rl", "mounts/isaaclab/source/isaaclab", "venv/bin"):
-        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
     shown = tmp_path / "venv" / "bin" / "python"
     shown.write_text('#!/bin/sh\nprintf "%s" "$PYTHONPATH"\n')
     shown.chmod(0o755)
@@ -89,15 +88,17 @@ def test_folders_that_mounts_names_come_first(tmp_path: Path) -> None:
     copy = tmp_path / "python"
     copy.write_text(text.replace("/mounts/", f"{tmp_path}/mounts/").replace("/venv/", f"{tmp_path}/venv/"))
 
-    def path(mounts: str) -> str:
-        environment = {"PATH": os.environ["PATH"], "MOUNTS": mounts, "PYTHONPATH": "/workspace"}
+    def path() -> str:
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": "/workspace"}
         return subprocess.run(["sh", str(copy)], capture_output=True, text=True, check=True, env=environment).stdout
 
     mounts = f"{tmp_path}/mounts"
-    assert path("") == "/workspace"
-    assert path("rsl_rl") == f"{mounts}/rsl_rl:/workspace"
-    both = f"{mounts}/isaaclab:{mounts}/isaaclab/source/isaaclab:{mounts}/rsl_rl:/workspace"
-    assert path("isaaclab,rsl_rl") == both
+    assert path() == "/workspace"
+    (tmp_path / "mounts/rsl_rl/rsl_rl").mkdir(parents=True)
+    assert path() == f"{mounts}/rsl_rl:/workspace"
+    (tmp_path / "mounts/isaaclab/source/isaaclab").mkdir(parents=True)
+    (tmp_path / "mounts/a file").write_text("")
+    assert path() == f"{mounts}/isaaclab:{mounts}/rsl_rl:{mounts}/isaaclab/source/isaaclab:/workspace"
 
 
 def test_enter_is_the_command_where_nothing_is_to_be_mended() -> None:

@@ -154,6 +154,24 @@ def test_everything_that_was_given_goes_on_where_there_is_still_a_place_for_it(u
     assert (again.gpus, again.publish, again.keep) == (made.gpus, made.publish, 5)
 
 
+def test_mounts_go_on_and_what_is_typed_of_them_wins(user: Account) -> None:
+    given = {"mounts": {"lib": "/lib", "own": {"source": "~/own", "services": ["web", "gone"]}}}
+    made = plan(user, store(user, given=given), mounts={"lib": "off", "new": "/new:rw"})
+    assert {name: (each["source"], each["enabled"]) for name, each in made.mounts.items()} == {
+        "lib": ("/lib", False), "own": ("~/own", True), "new": ("/new", True)
+    }  # fmt: skip
+    assert made.mounts["own"]["services"] == ["web"] and made.mounts["new"]["services"] == []
+    again = plan(user, store_again(user, made.given), settings={"EPOCHS": "9"})
+    assert again.mounts == made.mounts
+    assert plan(user, store_again(user, again.given), mounts={"lib": "", "new": "", "own": ""}).given["mounts"] == {}
+
+
+def test_a_stack_says_which_services_mounts_are_for(user: Account) -> None:
+    definition = {**DEFINITION, "mount_into": ["web"]}
+    (user.home / "robot/stack.yml").write_text(json.dumps(definition))
+    assert plan(user, mounts={"lib": "/lib"}).mounts["lib"]["services"] == ["web"]
+
+
 def store_again(user: Account, given: dict[str, Any]) -> Store:
     made = Store(user.home / "gpulab", "robot")
     path = made.releases / "0001/release.json"

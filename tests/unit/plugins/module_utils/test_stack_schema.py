@@ -27,6 +27,7 @@ def test_everything_is_there_when_nothing_is_said() -> None:
             **_stack.definition("s", {}),
             "checks": [], "runs": {}, "profiles": [], "no_health": [], "graphics": [],
             "snapshot": False, "gpu_sharing": "exclusive", "publish": {},
+                "mounts": {}, "mount_into": [],
         }  # fmt: skip
 
 
@@ -100,6 +101,7 @@ def test_what_the_parts_become() -> None:
         ({"gpu_sharing": "both"}, "gpu_sharing is 'both': write exclusive or shared"),
         ({"gpu_sharing": ["shared"]}, "gpu_sharing is ['shared']"),
         ({"publish": [8000]}, "publish is [8000]: write SERVICE"),
+        ({"mounts": {"lib": "lib"}}, "mounts.lib.source is 'lib': write an absolute path"),
         ({"publish": {"a": 8000}}, "publish.a is 8000: write a list of ports"),
         ({"publish": {"a": [70000]}}, "publish.a[0] is 70000"),
         ({"publish": {"a": [8000, "8000:x"]}}, "publish.a[1] is '8000:x': write 8000"),
@@ -132,6 +134,8 @@ def test_a_site_says_the_same_parts_for_its_hosts() -> None:
         ({"runs": ["tain"]}, "runs names the service tain"),
         ({"no_health": ["x"]}, "no_health names the service x"),
         ({"publish": {"x": []}}, "publish names the service x"),
+        ({"mount_into": ["x"]}, "mount_into names the service x"),
+        ({"mounts": {"lib": {"source": "/a", "services": ["x"]}}}, "mounts.lib.services names the service x"),
         ({"gpus": {"x": 1}}, "stack.yml: gpus names the service x"),
         ({"profiles": ["jbos"]}, "profiles names the profile jbos; compose.yml has board, jobs"),
     ],
