@@ -92,7 +92,7 @@ def typed(stack: str, before: Mapping[str, Any], words: Mapping[str, str]) -> di
             if text in ("on", "off", ""):
                 if name not in found:
                     raise Wrong(
-                        f".{name}", text, f"there is none of that name, but {', '.join(found) or 'none at all'}"
+                        f".{name}", text, f"there is none of that name, but {', '.join(sorted(found)) or 'none at all'}"
                     )
                 found[name]["enabled"] = text == "on"
                 if not text:

@@ -93,7 +93,7 @@ def stack(hosts: Hosts) -> Lab:
         ({}, {"CARLA_CLIENT_VERSION": "0.9.15"}, "no setting CARLA_CLIENT_VERSION; there are: "),
         ({}, {"REQUIREMENTS": "mine.txt"}, "REQUIREMENTS is 'mine.txt', not one of requirements.txt"),
         ({}, {"CARLA_PORT": 70000}, "CARLA_PORT is 70000, not a port"),
-        ({"trainer": 1}, {}, "gpus names trainer"),
+        ({"trainer": 1}, {}, "gpus names the service trainer"),
         (
             {"carla": 1},
             {"COMPOSE_PROFILES": "simulation", "CARLA_ARGS": "-RenderOffScreen"},

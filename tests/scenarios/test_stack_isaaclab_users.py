@@ -28,11 +28,6 @@ class Isaac:
     def __init__(self, site: Site) -> None:
         self.site = site
 
-    def settings(self, **more: str) -> dict[str, Any]:
-        settings = stack_in_lab()["settings"]
-        mine = {"EXTENSION_SOURCE": "/home/trainer/mine", "EXTENSION_NAME": "mine"}
-        return {**settings, "DEV_BASE_IMAGE": settings["BASE_IMAGE"], "ACCEPT_EULA": "N", **mine, **more}
-
     def sh(self, command: str, check: bool = True) -> str:
         return self.site.login("trainer", command, check=check)
 
@@ -59,8 +54,10 @@ class Isaac:
 def isaac(hosts: Hosts) -> Isaac:
     """Deployed with the user mode `preserve`, an extension of the user's own and a mount that is off."""
     isaac = Isaac(hosts.site(HOST))
-    mounts = {"rsl_rl": {"source": "/home/trainer/rsl", "enabled": False}}
-    entry = {"user": "trainer", "settings": isaac.settings(), "gpus": NO_GPU, "mounts": mounts}
+    entry = stack_in_lab()
+    mine = {"EXTENSION_SOURCE": "/home/trainer/mine", "EXTENSION_NAME": "mine"}
+    entry["settings"] |= {"DEV_BASE_IMAGE": entry["settings"]["BASE_IMAGE"], "ACCEPT_EULA": "N", **mine}
+    entry |= {"gpus": NO_GPU, "mounts": {"rsl_rl": {"source": "/home/trainer/rsl", "enabled": False}}}
     isaac.site.set({**ONE_USER, "gpulab_stacks": {"isaaclab": entry}})
     isaac.site.run("site.yml", "--skip-tags", "stacks").ok()
     isaac.sh(MINE)
@@ -90,7 +87,7 @@ def test_fix_perms_gives_everything_to_the_hosts_user_and_mounts_go_on_and_off(i
     """One deploy for both: what is mounted has nothing to do with who works in the container."""
     assert "ModuleNotFoundError" in isaac.sh(WHERE.format("rsl_rl"), check=False)
     tried = isaac.deploy("--check --mount isaaclab=~/lab --mount rsl_rl=~/rsl")
-    assert tried["actions"] == ["recreate ext-dev", "release 0002"], tried
+    assert {"recreate ext-dev", "release 0002"} <= set(tried["actions"]), tried
     made = isaac.deploy("--set USER_MODE=fix-perms --mount rsl_rl=on --mount isaaclab=~/lab")
     assert made["release"] == "0002", made
     assert isaac.sh(WHERE.format("rsl_rl")).strip() == "/mounts/rsl_rl/rsl_rl/__init__.py"
@@ -110,7 +107,7 @@ def test_what_cannot_be_mounted_is_refused_and_what_ran_goes_on(isaac: Isaac) ->
         "new=~/rsl:inside": ("mounts.new.target is 'inside'", "absolute path in the container"),
         "new=~/rsl:/mounts/isaaclab": ("mounts.new.target is '/mounts/isaaclab'", "isaaclab has that one"),
         "new=~/rsl:/workspace/mine/logs": ("mounts.new.target is '/workspace/mine/logs'", "ext-dev has"),
-        "other=off": ("mounts.other is 'off'", "rsl_rl, isaaclab"),
+        "other=off": ("mounts.other is 'off'", "isaaclab, rsl_rl"),
     }.items():
         said = isaac.refused(f"--mount {typed}")
         assert said.startswith("STACK_MOUNT_INVALID: ") and all(part in said for part in parts), said
