@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from .conftest import ONE_USER, Hosts
 from .site import Site, lab, stack_in_lab, until
 
-HOST = "scn-stacks"
+HOST = f"{os.environ.get('PYTEST_XDIST_WORKER', 'scn')}-stacks"
 DATA = "/home/trainer/gpulab/data/quickstart"
 # Two poles, pushed to where they lean, until both have fallen: how many steps that took.
 CLIENT = """
