@@ -15,6 +15,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from_error, message
 from ansible_collections.gpulab.fleet.plugins.module_utils._release import whoever
 from ansible_collections.gpulab.fleet.plugins.module_utils._settings import STACK_KEYS
+from ansible_collections.gpulab.fleet.plugins.plugin_utils._command_archive import archive, digest, send
 from ansible_collections.gpulab.fleet.plugins.plugin_utils._stack_plan import find, make_plan
 
 
@@ -40,7 +41,12 @@ class ActionModule(ActionBase):
                 base = Path(task_vars.get("inventory_dir") or Path.cwd())
                 found = find(str(args.get("source") or args["name"]), base)
                 args["plan"] = make_plan(str(args["name"]), found, args)
+            args["program"] = {"sha256": digest(archive())}
             result.update(self._execute(args, task_vars))
+            if result.get("needs", {}).get("program"):
+                args["program"]["file"] = send(self)
+                del result["needs"]
+                result.update(self._execute(args, task_vars))
             if "needs" in result:
                 args["plan"]["sent"] = self._send(found.tree, args["plan"], result.pop("needs"))
                 result.update(self._execute(args, task_vars))

@@ -8,23 +8,20 @@ in every run; here only a checksum does.
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.gpulab.fleet.plugins.plugin_utils._command_archive import archive, digest
+from ansible_collections.gpulab.fleet.plugins.plugin_utils._command_archive import archive, digest, send
 
 
 class ActionModule(ActionBase):
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
-        data = archive()
-        command = {"sha256": digest(data)}
+        command = {"sha256": digest(archive())}
         try:
             answer = self._execute(command, task_vars or {})
             if answer.pop("needs", None):
-                answer = self._execute({**command, "file": self._send(data)}, task_vars or {})
+                answer = self._execute({**command, "file": send(self)}, task_vars or {})
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)
         result.update(answer)
@@ -37,15 +34,3 @@ class ActionModule(ActionBase):
             task_vars=task_vars,
         )
         return answer
-
-    def _send(self, data: bytes) -> str:
-        """Puts the command on the host; returns where it is now."""
-        if not self._connection._shell.tmpdir:
-            self._make_tmp_path()
-        where = self._connection._shell.tmpdir
-        with tempfile.TemporaryDirectory() as folder:
-            local = Path(folder, "gpulab.pyz")
-            local.write_bytes(data)
-            sent = str(self._transfer_file(str(local), self._connection._shell.join_path(where, "gpulab.pyz")))
-        self._fixup_perms2((where, sent))
-        return sent

@@ -5,16 +5,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
 from ansible_collections.gpulab.fleet.plugins.module_utils import _gpu_holders
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._files import make_folders
+from ansible_collections.gpulab.fleet.plugins.module_utils._host_program import PROGRAM, is_as_sent, stands_for
 from ansible_collections.gpulab.fleet.plugins.module_utils._journal import TREE, Journal
 
-PROGRAM = "usr/local/lib/gpulab/gpulab.pyz"
 LAUNCHER = "usr/local/bin/gpulab"
 # -I: nothing in the environment or the home of whoever calls it takes the place of Python's own parts.
 LAUNCHER_TEXT = f"""\
@@ -34,30 +33,25 @@ class Host(Protocol):
     diff: list[dict[str, str]]
 
 
-def checksum(path: Path) -> str:
-    try:
-        return sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return ""
-
-
 def is_needed(host: Host, command: Mapping[str, str]) -> bool:
     """Whether the program has to be sent before this can go on."""
     wanted = not command.get("file") and not host.module.check_mode
-    return wanted and checksum(host.root / PROGRAM) != command["sha256"]
+    return wanted and stands_for(host.root / PROGRAM) != command["sha256"]
 
 
 def settle(host: Host, command: Mapping[str, str]) -> None:
     """The program, the way to start it, and the folder, as they should be."""
     program = host.root / PROGRAM
-    before = checksum(program)
+    before = stands_for(program)
     if before != command["sha256"]:
         note(host, program, before and f"sha256 {before}\n", f"sha256 {command['sha256']}\n")
         if not host.module.check_mode:
-            data = Path(command["file"]).read_bytes()
-            if sha256(data).hexdigest() != command["sha256"]:
+            if not is_as_sent(sent := Path(command["file"]), command["sha256"]):
                 raise FleetError("COMMAND_ARRIVED_BROKEN", command["file"])
-            host.journal.write(program, data, 0o644)
+            # Rarely needed, and slow to load.
+            from ansible_collections.gpulab.fleet.plugins.module_utils._compiled_archive import compiled
+
+            host.journal.write(program, compiled(sent.read_bytes()), 0o644)
     launcher = host.root / LAUNCHER
     text = launcher.read_text(encoding="utf-8", errors="replace") if launcher.is_file() else ""
     if text != LAUNCHER_TEXT or launcher.stat().st_mode & 0o777 != 0o755:

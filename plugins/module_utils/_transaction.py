@@ -51,6 +51,7 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._release_images impor
 from ansible_collections.gpulab.fleet.plugins.module_utils._release_make import Made, Making
 from ansible_collections.gpulab.fleet.plugins.module_utils._settle_unit import ensure_unit
 from ansible_collections.gpulab.fleet.plugins.module_utils._stack import check_name
+from ansible_collections.gpulab.fleet.plugins.module_utils._stack_files import checksum
 from ansible_collections.gpulab.fleet.plugins.module_utils._stack_places import Part, folders, volumes
 from ansible_collections.gpulab.fleet.plugins.module_utils._stack_snapshot import Snapshot, Snapshots
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
@@ -397,8 +398,6 @@ class Transaction:
 
     def _refuse_incomplete(self, release: Release) -> None:
         """Everything that a release needs is kept with it; says what somebody has taken away or changed."""
-        from ansible_collections.gpulab.fleet.plugins.module_utils._stack_files import checksum
-
         missing = [name for name, wanted in release.checksums.items() if checksum(release.folder / name) != wanted]
         missing += [f"mounts/{digest}" for digest in release.mounts if not (self.store.mounts / digest).is_dir()]
         missing += [

@@ -24,6 +24,8 @@ description:
     GPUs are given in the form C(deploy.resources.reservations.devices) with C(driver: cdi), which works
     with every version of Compose, and only to a user whose GPUs are proven in this boot (M(gpulab.fleet.gpu_proof)).
   - Ports for which the stack names no address are published on 127.0.0.1.
+  - What is done on the host is done by the program that is behind the command C(gpulab) there. Where the host has none,
+    or not this collection's, it is sent for this one task.
 author:
   - gpulab.fleet contributors
 attributes:
@@ -163,6 +165,9 @@ options:
   plan:
     description: What the controller made of the stack's folder. Set by this module's own part there.
     type: dict
+  program:
+    description: Which form of the host's program, C(gpulab), this collection has. Set by this module's own part there.
+    type: dict
 notes:
   - Runs as root or as the user; everything is done as the user.
   - The last lines of a failed service's log are part of the error. Values of secrets are masked in it.
@@ -268,19 +273,10 @@ finding:
   returned: failure
 """
 
-import os
-from typing import Any
+from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.gpulab.fleet.plugins.module_utils._deploy_plan import KEEP, Handed, Plan
-from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.gpulab.fleet.plugins.module_utils._findings import from_error, message
-from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_copies import restore
-from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_stacks import Place
-from ansible_collections.gpulab.fleet.plugins.module_utils._stack_lines import lines
-from ansible_collections.gpulab.fleet.plugins.module_utils._stack_purge import purge
-from ansible_collections.gpulab.fleet.plugins.module_utils._transaction import Transaction, stacks_root
-from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account, account, as_user
+from ansible_collections.gpulab.fleet.plugins.module_utils import _host_program
 
 SPEC = {
     "name": {"type": "str", "required": True},
@@ -308,78 +304,42 @@ SPEC = {
     "release": {"type": "str"},
     "copy": {"type": "str"},
     "purge": {"type": "str"},
-    "keep": {"type": "int", "default": KEEP},
+    "keep": {"type": "int", "default": 3},
     "why": {"type": "str", "default": ""},
     "who": {"type": "str"},
     "root": {"type": "str", "default": "~/gpulab"},
     "wait_timeout": {"type": "int", "default": 120},
     "plan": {"type": "dict"},
+    "program": {"type": "dict"},
 }
 
 
-def plan_of(params: dict[str, Any]) -> Plan:
-    """The plan, from what the controller's part sent."""
-    made: dict[str, Any] = dict(params["plan"] or {})
-    made.pop("sent", None)
-    made["wait_timeout"] = max(params["wait_timeout"], made.get("wait_timeout", 0))
-    return Plan(**made, secrets=params["secrets"], keep=params["keep"], why=params["why"])
-
-
-def handed_over(params: dict[str, Any]) -> Handed:
-    """Opens what was sent while this process may still read it: the user may not."""
-    made = (params["plan"] or {}).get("sent", {})
-    archives = {name: os.open(path, os.O_RDONLY) for name, path in made.get("archives", {}).items()}
-    return Handed(os.open(made["bundle"], os.O_RDONLY) if "bundle" in made else None, archives)
-
-
-def act(params: dict[str, Any], user: Account, handed: Handed, check: bool) -> dict[str, Any]:
-    """The verb that state names, as the user."""
-    name, state = params["name"], params["state"]
-    stack = Transaction(user, params["root"], name, check=check, who=params["who"] or "")
-    if state == "present":
-        return stack.deploy(plan_of(params), handed)
-    if state == "rolled_back":
-        return stack.rollback(params["release"])
-    if state == "restored":
-        restored = restore(Place(user, stacks_root(user, params["root"]), name), params["copy"], check)
-        return {**stack.status(), "actions": restored["actions"], "changed": True}
-    result = stack.undeploy()
-    if params["purge"] is None:
-        return result
-    gone = purge(stack.project(), stacks_root(user, params["root"]), params["purge"], check)
-    return {
-        **result,
-        "actions": [*result["actions"], *gone["actions"]],
-        "changed": result["changed"] or gone["changed"],
-    }
+def program(wanted: dict[str, str]) -> str:
+    """The program on this host that is this collection's, or "" where it has to be sent."""
+    installed = Path("/", _host_program.PROGRAM)
+    if _host_program.stands_for(installed) == wanted["sha256"]:
+        return str(installed)
+    sent = wanted.get("file", "")
+    return sent if sent and _host_program.is_as_sent(Path(sent), wanted["sha256"]) else ""
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
     params = module.params
-    state = params["state"]
-    if state == "present" and not params["plan"]:
+    wanted = params["program"]
+    if not wanted or (params["state"] == "present" and not params["plan"]):
         module.fail_json(msg="this module works as a task of a play only: a part of it runs on the controller")
-    if state == "restored" and not params["copy"]:
+    if params["state"] == "restored" and not params["copy"]:
         module.fail_json(msg="state=restored needs copy: gpulab snapshot --list STACK names them")
-    try:
-        user = account(params["user"])
-        handed = handed_over(params)
-
-        def work() -> dict[str, Any]:
-            return act(params, user, handed, module.check_mode)
-
-        result = work() if os.geteuid() == user.uid else as_user(user, work)
-    except FleetError as error:
-        if module.check_mode and error.code == "USER_MISSING":
-            actions = [f"deploy (there is no {params['user']} yet)"] if state == "present" else []
-            shown = lines(params["name"], params["user"], {"actions": actions, "services": []}, check=True)
-            module.exit_json(changed=bool(actions), actions=actions, lines=shown)
-        found = from_error(error, user=params["user"], stack=params["name"])
-        module.fail_json(msg=message(found), finding=found)
-    if "needs" not in result:
-        result["lines"] = lines(params["name"], params["user"], result, module.check_mode)
-    module.exit_json(**result)
+    path = program(wanted)
+    if not path and wanted.get("file"):
+        module.fail_json(msg=f"{wanted['file']} did not arrive whole: run the play again")
+    if not path:
+        module.exit_json(changed=False, needs={"program": True})
+    answer = _host_program.part(path, "_release_verbs").answer(params, module.check_mode)
+    if "msg" in answer:
+        module.fail_json(**answer)
+    module.exit_json(**answer)
 
 
 if __name__ == "__main__":

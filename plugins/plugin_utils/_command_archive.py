@@ -1,28 +1,31 @@
 # Copyright: gpulab.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The researcher's command as one file: the parts of this collection that it needs, in a zip that Python runs; and the
-shipped stacks, which it deploys by name.
+"""The researcher's command as one file: the parts of this collection that it needs, in a zip that Python runs; what
+compose_release does on a host; and the shipped stacks, which the command deploys by name.
 
 Made on the controller from its own files, always with the same bytes: an unchanged one is not sent again.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import re
+import tempfile
 import zipfile
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from ansible_collections.gpulab.fleet.plugins.module_utils._gpulab_catalogue import FOLDER, INDEX
+from ansible_collections.gpulab.fleet.plugins.module_utils._host_program import PACKAGE
 from ansible_collections.gpulab.fleet.plugins.module_utils._stack_files import COMPOSE, shipped
 
 UTILS = Path(__file__).parents[1] / "module_utils"
 CATALOGUE = Path(__file__).parents[2] / "stacks"
-PACKAGE = "ansible_collections.gpulab.fleet.plugins.module_utils"
-START = "_gpulab"
-MAIN = f"import sys\n\nfrom {PACKAGE}.{START} import main\n\nsys.exit(main())\n"
+COMMAND, OF_MODULES = "_gpulab", "_release_verbs"
+MAIN = f"import sys\n\nfrom {PACKAGE}.{COMMAND} import main\n\nsys.exit(main())\n"
 # `from PACKAGE._part import x`, or `from PACKAGE import _part, _other`, in parentheses or not, at any depth.
 IMPORT = re.compile(rf"^\s*from {re.escape(PACKAGE)}(?:\.(\w+) import|\s+import\s+(\([^)]*\)|[^\n]+))", re.MULTILINE)
 DESCRIPTION = re.compile(r"^description:(.*)$", re.MULTILINE)
@@ -37,10 +40,10 @@ def imported(text: str) -> set[str]:
     return found
 
 
-def parts(start: str = START, folder: Path = UTILS) -> dict[str, str]:
-    """A part and all that it needs, directly or not: name and text."""
+def parts(*starts: str, folder: Path = UTILS) -> dict[str, str]:
+    """These parts and all that they need, directly or not: name and text."""
     found: dict[str, str] = {}
-    waiting = {start}
+    waiting = set(starts)
     while waiting:
         name = waiting.pop()
         found[name] = (folder / f"{name}.py").read_text(encoding="utf-8")
@@ -61,11 +64,12 @@ def catalogue(folder: Path = CATALOGUE) -> dict[str, tuple[bytes, int]]:
     return {INDEX: (json.dumps(about, indent=1).encode(), 0o644), **found}
 
 
+@functools.cache
 def archive() -> bytes:
     """The whole file. Stored, not compressed: compressed bytes differ between versions of zlib."""
     packages = PACKAGE.split(".")
     files = {"/".join([*packages[: depth + 1], "__init__.py"]): "" for depth in range(len(packages))}
-    files |= {f"{PACKAGE.replace('.', '/')}/{name}.py": text for name, text in parts().items()}
+    files |= {f"{PACKAGE.replace('.', '/')}/{name}.py": text for name, text in parts(COMMAND, OF_MODULES).items()}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as made:
         whole = {name: (text.encode(), 0o644) for name, text in {"__main__.py": MAIN, **files}.items()}
@@ -78,3 +82,16 @@ def archive() -> bytes:
 
 def digest(data: bytes) -> str:
     return sha256(data).hexdigest()
+
+
+def send(action: Any) -> str:
+    """Puts the file on the host of an action plugin; returns where it is now."""
+    if not action._connection._shell.tmpdir:
+        action._make_tmp_path()
+    where = action._connection._shell.tmpdir
+    with tempfile.NamedTemporaryFile(suffix=".pyz") as local:
+        local.write(archive())
+        local.flush()
+        sent = str(action._transfer_file(local.name, action._connection._shell.join_path(where, "gpulab.pyz")))
+    action._fixup_perms2((where, sent))
+    return sent

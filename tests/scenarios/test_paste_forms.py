@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.gpulab.fleet.plugins.module_utils._host_program import PACKAGE
 from ansible_collections.gpulab.fleet.plugins.plugin_utils import _command_archive
 
 from .conftest import Hosts
@@ -149,7 +150,7 @@ def adapting(engine: tuple[str, Site], tmp_path_factory: pytest.TempPathFactory)
     texts: dict[str, str] = {}
     for name in _command_archive.imported(program.read_text(encoding="utf-8")):
         texts |= _command_archive.parts(name)
-    packages = _command_archive.PACKAGE.split(".")
+    packages = PACKAGE.split(".")
     with zipfile.ZipFile(archive, "w") as made:
         made.write(program, "__main__.py")
         for depth in range(len(packages)):

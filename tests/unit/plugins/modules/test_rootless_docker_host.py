@@ -8,9 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.gpulab.fleet.plugins.module_utils._command_host import LAUNCHER, PROGRAM
+from ansible_collections.gpulab.fleet.plugins.module_utils._command_host import LAUNCHER
 from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.gpulab.fleet.plugins.module_utils._guarded import UNATTENDED, UNATTENDED_TEXT
+from ansible_collections.gpulab.fleet.plugins.module_utils._host_program import PROGRAM, stands_for
 from ansible_collections.gpulab.fleet.plugins.module_utils._journal import FILE, TREE, UNIT, Journal
 from ansible_collections.gpulab.fleet.plugins.modules import rootless_docker_host as module_under_test
 from ansible_collections.gpulab.fleet.plugins.modules.rootless_docker_host import (
@@ -21,6 +22,7 @@ from ansible_collections.gpulab.fleet.plugins.modules.rootless_docker_host impor
     parse_show,
     to_mask,
 )
+from ansible_collections.gpulab.fleet.plugins.plugin_utils._command_archive import archive
 
 ABSENT = ("not-found", "inactive", "")
 MASKED = ("masked", "inactive", "masked")
@@ -362,8 +364,9 @@ def test_docker_host_comes_and_goes_with_its_variable(tmp_path: Path) -> None:
 def test_the_command_is_brought_once_and_kept_as_it_is(tmp_path: Path) -> None:
     masked = show(docker_service=MASKED, docker_socket=MASKED, containerd_service=MASKED)
     sent = tmp_path / "sent"
-    sent.write_bytes(b"program")
-    command: dict[str, Any] = {"sha256": sha256(b"program").hexdigest(), "file": None}
+    data = archive()
+    sent.write_bytes(data)
+    command: dict[str, Any] = {"sha256": sha256(data).hexdigest(), "file": None}
     whole = {**command, "file": str(sent)}
     root = tmp_path / "root"
     root.mkdir()
@@ -374,7 +377,7 @@ def test_the_command_is_brought_once_and_kept_as_it_is(tmp_path: Path) -> None:
     assert list(root.iterdir()) == []
     assert host(root, masked, command=whole)[0].converge() == predicted
     program, launcher, folder = (root / name for name in (PROGRAM, LAUNCHER, "var/lib/gpulab/holders"))
-    assert program.read_bytes() == b"program" and launcher.stat().st_mode & 0o777 == 0o755
+    assert stands_for(program) == command["sha256"] and launcher.stat().st_mode & 0o777 == 0o755
     assert folder.stat().st_mode & 0o7777 == 0o1777
     assert {str(program), str(launcher)} <= set(Journal().entries(FILE)) and str(folder) in Journal().entries(TREE)
     assert not host(root, masked, command=command)[0].converge()["changed"]

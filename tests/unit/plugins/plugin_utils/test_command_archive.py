@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.gpulab.fleet.plugins.module_utils import _gpulab
+from ansible_collections.gpulab.fleet.plugins.module_utils._host_program import PACKAGE
 from ansible_collections.gpulab.fleet.plugins.plugin_utils import _command_archive as made
 
 from tests.python310 import prefix
@@ -33,13 +34,13 @@ def pythons() -> list[str]:
 @pytest.mark.parametrize(
     ("line", "parts"),
     [
-        (f"from {made.PACKAGE}._a import b, c", {"_a"}),
-        (f"    from {made.PACKAGE} import _a as part", {"_a"}),
-        (f"from {made.PACKAGE} import _a, _b", {"_a", "_b"}),
-        (f"from {made.PACKAGE}._a import (\n    b,\n    c,\n)", {"_a"}),
-        (f"from {made.PACKAGE} import (\n    _a,\n    _b as c,\n    _d,\n)", {"_a", "_b", "_d"}),
+        (f"from {PACKAGE}._a import b, c", {"_a"}),
+        (f"    from {PACKAGE} import _a as part", {"_a"}),
+        (f"from {PACKAGE} import _a, _b", {"_a", "_b"}),
+        (f"from {PACKAGE}._a import (\n    b,\n    c,\n)", {"_a"}),
+        (f"from {PACKAGE} import (\n    _a,\n    _b as c,\n    _d,\n)", {"_a", "_b", "_d"}),
         ("from ansible.module_utils.basic import AnsibleModule", set()),
-        (f"text = 'from {made.PACKAGE}._a import b'", set()),
+        (f"text = 'from {PACKAGE}._a import b'", set()),
     ],
 )
 def test_imports_are_found(line: str, parts: set[str]) -> None:
@@ -53,7 +54,7 @@ def test_the_same_bytes_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_of_ansible_is_in_it() -> None:
-    for name, text in made.parts().items():
+    for name, text in made.parts(made.COMMAND, made.OF_MODULES).items():
         assert not re.search(r"^\s*(?:from|import) ansible(?:\.|\s)", text, re.MULTILINE), name
 
 
@@ -61,7 +62,7 @@ def test_nothing_of_ansible_is_in_it() -> None:
 def test_every_part_can_be_imported_from_it(program: Path, python: str) -> None:
     names = [Path(name).stem for name in zipfile.ZipFile(BytesIO(made.archive())).namelist() if "/_" in name]
     code = f"import sys; sys.path.insert(0, {str(program)!r})\n" + "".join(
-        f"import {made.PACKAGE}.{name} as m; assert m.__file__.startswith({str(program)!r}), m.__file__\n"
+        f"import {PACKAGE}.{name} as m; assert m.__file__.startswith({str(program)!r}), m.__file__\n"
         for name in names
         if not name.startswith("__")
     )
@@ -86,7 +87,7 @@ def test_help_fits_a_terminal(program: Path, python: str) -> None:
 def test_the_probe_finds_its_own_text_in_it(program: Path) -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(program)!r})\n"
-        f"from {made.PACKAGE}._passthrough import probe_source; assert 'cuInit' in probe_source()"
+        f"from {PACKAGE}._passthrough import probe_source; assert 'cuInit' in probe_source()"
     )
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False, cwd="/")
     assert done.returncode == 0, done.stderr
