@@ -32,6 +32,9 @@ STEADY_AGAIN = 10.0  # the same for one that has fallen before
 POLL = 0.1
 END = 20.0  # seconds that a program may take to end when it is told to
 
+# Where Docker's client looks for Compose, in its order, after the user's own folder.
+PLUGINS = ("usr/local/lib", "usr/local/libexec", "usr/lib", "usr/libexec")
+
 # What Compose or the engine says when it cannot start something, and which finding that is; the first match counts.
 SAYS = [
     (re.compile(pattern), code)
@@ -163,6 +166,15 @@ class Container:
         }
 
 
+def compose_program(home: Path, root: Path = Path("/")) -> list[str]:
+    """Compose itself: `docker compose` asks every plugin what it is before it starts this one, each time."""
+    folders = [home / ".docker", *(root / folder / "docker" for folder in PLUGINS)]
+    for program in (folder / "cli-plugins" / "docker-compose" for folder in folders):
+        if os.access(program, os.X_OK) and program.is_file():
+            return [str(program)]
+    return ["docker", "compose"]
+
+
 class Project:
     """A folder with a compose.yml, as one user's engine runs it."""
 
@@ -224,6 +236,13 @@ class Project:
 
     # --- commands --------------------------------------------------------------------------------------
 
+    def tag(self, image: str, name: str) -> None:
+        """Gives an image one more name, or takes it from another; OSError when the engine refuses."""
+        repository, colon, tag = name.rpartition(":")
+        if not colon or "/" in tag:
+            repository, tag = name, "latest"
+        _docker_api.post(str(self.user.socket), f"/images/{quote(image)}/tag?repo={quote(repository)}&tag={quote(tag)}")
+
     def docker(self, *arguments: str, stdin: int | None = None) -> subprocess.CompletedProcess[str]:
         return self._run(["docker", *arguments], stdin=stdin)
 
@@ -237,8 +256,9 @@ class Project:
         stdin: int | None = None,
         extra: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
+        program = compose_program(self.user.home) if argv[:2] == ["docker", "compose"] else argv[:2]
         with subprocess.Popen(
-            argv,
+            [*program, *argv[2:]],
             stdin=subprocess.DEVNULL if stdin is None else stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -106,6 +106,7 @@ def bring_in(project: Project, archive: Mapping[str, Any], file: int) -> None:
 
 def name_it(project: Project, image: str, tag: str) -> None:
     if image != tag:
-        done = project.docker("tag", image, tag)
-        if done.returncode != 0:
-            raise FleetError("STACK_ARCHIVE_INVALID", f"docker tag {image} {tag}: {done.stderr.strip()}")
+        try:
+            project.tag(image, tag)
+        except OSError as error:
+            raise FleetError("STACK_ARCHIVE_INVALID", f"naming {image} {tag}: {error}") from error

@@ -293,6 +293,9 @@ class FakeProject(Project):
         version: dict[str, Any] = self.api("/version")
         return version
 
+    def tag(self, image: str, name: str) -> None:
+        self.docker("tag", image, name)
+
     def _run(
         self,
         argv: Sequence[str],

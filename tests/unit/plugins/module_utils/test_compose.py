@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpulab.fleet.plugins.module_utils import _stack_lock
-from ansible_collections.gpulab.fleet.plugins.module_utils._compose import Container, Project, classify
+from ansible_collections.gpulab.fleet.plugins.module_utils import _docker_api, _stack_lock
+from ansible_collections.gpulab.fleet.plugins.module_utils._compose import Container, Project, classify, compose_program
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
 
 
@@ -127,3 +127,43 @@ def test_compose_inherits_the_stacks_lock(tmp_path: Path) -> None:
         said = Seen()._run(["sh", "-c", "ls -l /proc/self/fd"]).stdout
     assert f"{tmp_path}/.locks/s" in said
     assert str(tmp_path) not in Seen()._run(["sh", "-c", "ls -l /proc/self/fd"]).stdout
+
+
+@pytest.mark.parametrize(
+    ("places", "found"),
+    [
+        ([], ["docker", "compose"]),
+        (["usr/libexec/docker"], ["usr/libexec/docker"]),
+        (["usr/libexec/docker", "usr/local/lib/docker"], ["usr/local/lib/docker"]),
+        (["usr/local/lib/docker", "home/.docker"], ["home/.docker"]),
+    ],
+)
+def test_compose_is_taken_from_where_dockers_client_takes_it(
+    tmp_path: Path, places: list[str], found: list[str]
+) -> None:
+    for place in places:
+        program = tmp_path / place / "cli-plugins" / "docker-compose"
+        program.parent.mkdir(parents=True)
+        program.touch(0o755)
+    wanted = [str(tmp_path / each / "cli-plugins" / "docker-compose") for each in found] if places else found
+    assert compose_program(tmp_path / "home", tmp_path) == wanted
+    if places:
+        Path(wanted[0]).chmod(0o644)
+        assert compose_program(tmp_path / "home", tmp_path) != wanted, "the client leaves out what it cannot run"
+
+
+@pytest.mark.parametrize(
+    ("name", "repository", "tag"),
+    [
+        ("gpulab/small-web:0123456789ab", "gpulab/small-web", "0123456789ab"),
+        ("lab/base", "lab/base", "latest"),
+        ("registry.example.org:5000/base", "registry.example.org%3A5000/base", "latest"),
+        ("registry.example.org:5000/base:12", "registry.example.org%3A5000/base", "12"),
+    ],
+)
+def test_a_name_for_an_image(monkeypatch: pytest.MonkeyPatch, name: str, repository: str, tag: str) -> None:
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(_docker_api, "post", lambda *given: asked.append(given))
+    project = Project(Account("a", 1, 1, Path("/nonexistent")), "s", Path("/"))
+    project.tag("sha256:1", name)
+    assert asked == [(str(project.user.socket), f"/images/sha256%3A1/tag?repo={repository}&tag={tag}")]
