@@ -28,7 +28,10 @@ umount /mnt
 echo "{IMAGE} {HOME} ext4 loop 0 0" >> /etc/fstab
 systemctl daemon-reload
 mount {HOME}
-if loginctl show-user trainer --property=Linger | grep -q yes; then systemctl start user@1000.service; fi"""
+if loginctl show-user trainer --property=Linger | grep -q yes; then
+  systemctl start user@1000.service
+  timeout 120 sh -c 'until su - trainer -c "docker info" > /dev/null 2>&1; do sleep 0.5; done'
+fi"""
 
 # EXT4_IOC_SHUTDOWN with NOLOGFLUSH: from here on nothing reaches the disk any more, the journal's open part neither.
 _GO_DOWN = f"""python3 -c '
