@@ -28,7 +28,7 @@ umount /mnt
 echo "{IMAGE} {HOME} ext4 loop 0 0" >> /etc/fstab
 systemctl daemon-reload
 mount {HOME}
-if loginctl show-user trainer --property=Linger | grep -q yes; then
+if test -e /var/lib/systemd/linger/trainer; then
   systemctl start user@1000.service
   timeout 120 sh -c 'until su - trainer -c "docker info" > /dev/null 2>&1; do sleep 0.5; done'
 fi"""
