@@ -1,7 +1,8 @@
 """A desktop's clients: who looks by VNC and counts pixels, and who runs a cell in a kernel of JupyterLab.
 
 Run with the packages of desktop_client.txt:
-  desktop_client.py look PICTURE...           JSON a picture: its size, how many colours, pixels of CartPole's pole and cart, checksum
+  desktop_client.py look PICTURE...           JSON a picture: its size, how many colours, pixels of CartPole's pole and cart and of
+                                              TensorBoard's first run, checksum
   desktop_client.py run URL TOKENFILE CODE    what the cell prints and gives; exit 1 where it raises
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 POLE, CART, PAPER = (202, 152, 101), (0, 0, 0), (255, 255, 255)  # as Gymnasium draws them
+FIRST_RUN = (66, 80, 102)  # the first of TensorBoard's colours
 
 
 def look(path: str) -> dict[str, Any]:
@@ -31,6 +33,7 @@ def look(path: str) -> dict[str, Any]:
         "pole": seen[POLE],
         "cart": seen[CART],
         "paper": seen[PAPER],
+        "run": seen[FIRST_RUN],
         "sum": hashlib.sha256(raw).hexdigest(),
     }
 

@@ -1,7 +1,8 @@
-"""Opens the desktop's web page in a browser that is debugged on port 9222, gives the password as a person does, and prints
-what came of it as JSON: whether it is connected, what the page says, and a picture in base64.
+"""Opens pages in a browser that is debugged on port 9222, and prints what came of it as JSON, with a picture in base64.
 
-Runs inside the desktop's own container, which has a websocket client: desktop_page.py PASSWORD < this file.
+Runs inside the desktop's own container, which has a websocket client:
+  python3 - desktop PASSWORD < this file   gives the password as a person does; whether it is connected, and what the page says
+  python3 - curves URL < this file         TensorBoard's page, once a chart is there: its text
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ TYPE = """(() => {
 })()"""
 CONNECT = 'document.getElementById("noVNC_connect_button").click()'
 CONNECTED = 'document.documentElement.classList.contains("noVNC_connected")'
+CHART = '!!document.querySelector("line-chart canvas, line-chart svg")'
 STATUS = 'document.getElementById("noVNC_status").textContent'
 
 
@@ -57,8 +59,7 @@ class Browser:
         return False
 
 
-def main(password: str) -> None:
-    browser = Browser()
+def desktop(browser: Browser, password: str) -> dict[str, Any]:
     browser.ask("Page.navigate", url=PAGE)
     loaded = browser.until(
         'document.readyState === "complete" && !!document.getElementById("noVNC_connect_button")', 40
@@ -69,9 +70,21 @@ def main(password: str) -> None:
     connected = browser.until(CONNECTED, 20)
     status = browser.value(STATUS)
     time.sleep(3)
-    picture = browser.ask("Page.captureScreenshot", format="png")["data"]
-    print(json.dumps({"loaded": loaded, "typed": typed, "connected": connected, "status": status, "picture": picture}))
+    return {"loaded": loaded, "typed": typed, "connected": connected, "status": status}
+
+
+def curves(browser: Browser, url: str) -> dict[str, Any]:
+    browser.ask("Page.navigate", url=url)
+    loaded = browser.until(CHART, 90)
+    time.sleep(8)  # the chart comes, then what it draws
+    return {"loaded": loaded, "text": browser.value("document.body.innerText")}
+
+
+def main(what: str, word: str) -> None:
+    browser = Browser()
+    found = {"desktop": desktop, "curves": curves}[what](browser, word)
+    print(json.dumps({**found, "picture": browser.ask("Page.captureScreenshot", format="png")["data"]}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

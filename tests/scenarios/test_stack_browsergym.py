@@ -231,3 +231,4 @@ def test_upgrade_rollback_and_reboot_leave_the_data_as_they_are(site: Site, clie
     assert solve(site, client, tmp_path) == SOLVED
     assert site.ssh(sums) == before
     assert f"resumed from episode {EPISODES}" in site.login("trainer", "docker logs browsergym-training-1 2>&1")
+    site.run("playbooks/verify.yml").ok()  # without it no stack with a GPU is deployed in this boot

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -174,38 +175,45 @@ def test_nobody_gets_in_without_password_or_token(desktop: Desktop) -> None:
     }
 
 
-def test_the_web_page_in_a_browser(desktop: Desktop) -> None:
+@contextlib.contextmanager
+def browser(desktop: Desktop) -> Iterator[Callable[[str, str, str], dict[str, Any]]]:
+    """A headless browser in the desktop's network: visit(NAME, what, word) is what desktop_page.py says of a page, and
+    what is seen in its picture."""
     base = stack_in_lab()["settings"]["BASE_IMAGE"]
     recipe = (HERE / "stacks" / "browser" / "Dockerfile").read_text(encoding="utf-8")
+    page = (HERE / "desktop_page.py").read_text(encoding="utf-8")
+
+    def visit(name: str, what: str, word: str) -> dict[str, Any]:
+        said = desktop.sh(f"docker exec -i {BOX} python3 - {what} {word} <<'E'\n{page}\nE")
+        found: dict[str, Any] = json.loads(said.splitlines()[-1])
+        path = desktop.folder / f"{name}.png"
+        path.write_bytes(base64.b64decode(found.pop("picture")))
+        done = subprocess.run(desktop.client("look", str(path)), capture_output=True, text=True, check=True)
+        return {**found, **json.loads(done.stdout)[0]}
+
     desktop.sh(f"docker build -q -t browser --build-arg BASE_IMAGE={base} - <<'E'\n{recipe}\nE")
     desktop.sh(f"docker run -d --init --name browser --network container:{BOX} --shm-size 512m browser")
     try:
         there = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9222/json/version').read())"
         until("the browser", lambda: "Browser" in desktop.inside(f'python3 -c "{there}"', check=False), 60)
-        page = (HERE / "desktop_page.py").read_text(encoding="utf-8")
+        yield visit
+    finally:
+        desktop.sh("docker rm -f browser")
 
-        def visit(password: str) -> dict[str, Any]:
-            said = desktop.sh(f"docker exec -i {BOX} python3 - {password} <<'E'\n{page}\nE")
-            found: dict[str, Any] = json.loads(said.splitlines()[-1])
-            return found
 
-        wrong = visit("wrong")
+def test_the_web_page_in_a_browser(desktop: Desktop) -> None:
+    with browser(desktop) as visit:
+        wrong = visit("web-wrong", "desktop", "wrong")
         assert (wrong["typed"], wrong["connected"]) == (True, False)
         cell = desktop.run("from cartpole import balance\nbalance(3000)")
         try:
             until("the window", lambda: desktop.look("cartpole")[0]["pole"] > 300, 60)
-            right = visit(desktop.secret["VNC_PASSWORD"])
+            right = visit("web", "desktop", desktop.secret["VNC_PASSWORD"])
         finally:
             cell.kill()
             cell.wait()
         assert (right["loaded"], right["typed"], right["connected"]) == (True, True, True), right["status"]
-        path = desktop.folder / "web.png"
-        path.write_bytes(base64.b64decode(right["picture"]))
-        words = desktop.client("look", str(path))
-        seen = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)[0]
-        assert seen["pole"] > 200 and seen["paper"] > 100_000, seen
-    finally:
-        desktop.sh("docker rm -f browser")
+        assert right["pole"] > 200 and right["paper"] > 100_000, right
     restart_kernels(desktop)
 
 
@@ -294,6 +302,10 @@ def test_torch_from_a_wheel_that_was_brought_along_and_its_curves(desktop: Deskt
     assert "learnt True" in out, err
     ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:6006/data/runs').read().decode())"
     until("the curve", lambda: "first" in desktop.sh(f'python3 -c "{ask}"', check=False), 60)
+    with browser(desktop) as visit:
+        page = visit("tensorboard", "curves", "http://tensorboard:6006/")
+    assert page["loaded"] and "loss" in page["text"] and "first" in page["text"], page
+    assert page["run"] > 500, "a line, not only the dots beside the run's name"
 
 
 def test_hardened(desktop: Desktop) -> None:
