@@ -14,6 +14,7 @@ from .small_stack import Small
 
 SIZE = "1400M"  # the images that are needed, twice, and some room
 BOOT = 120  # seconds until everything is as it should be, on a busy machine
+VERB = 400  # and in which every verb ends: a release that is not well in its time, and the one before in its
 KEEP = 3
 RUNS = ("deployed", "rolled back to", "runs again", "repaired")
 KNOWN = {"current", "releases", "files", "mounts", "secrets", "history", "salt"}
@@ -55,8 +56,9 @@ class Host:
     def wait(self, number: int = 0) -> int:
         """Until it has ended; its exit status."""
         done = self.sh(
-            f"for n in $(seq {BOOT * 5}); do test -s ended{number} && break; sleep 0.2; done; cat ended{number}"
+            f"timeout {VERB} sh -c 'until test -s ended{number}; do sleep 0.2; done'; cat ended{number}", False
         )
+        assert done, self.sh(f"cat said{number}; ps -fu trainer; df -h ~", check=False)
         return int(done)
 
     def deploy(self, version: int = 0, **settings: str) -> str:
@@ -77,6 +79,10 @@ class Host:
 
     # --- judging -----------------------------------------------------------------------------------------
 
+    def journal(self) -> str:
+        """What the units of the user said last."""
+        return self.site.ssh("journalctl --no-pager --boot --lines 60 _UID=1000", check=False)
+
     def settled(self, data: str, seconds: float = BOOT) -> dict[str, Any]:
         """What there is, as soon as nothing about it is wrong; an error when it stays so."""
         deadline = time.monotonic() + seconds
@@ -85,7 +91,7 @@ class Host:
             bad = wrong(found, data)
             if not bad:
                 return found
-            assert time.monotonic() < deadline, "\n".join([*bad, *found["history"][-8:]])
+            assert time.monotonic() < deadline, "\n".join([*bad, *found["history"][-8:], self.journal()])
             time.sleep(1)
 
 
@@ -204,8 +210,10 @@ class Life:
             host.sh("gpulab settle", check=False)
         elif fate == "disk full":
             own_disk.fill(host.site, self.rng.choice([0, 0, 8 << 10, 100 << 10, 1 << 20]))
-            host.wait()
-            own_disk.make_room(host.site)
+            try:
+                host.wait()
+            finally:
+                own_disk.make_room(host.site)
             host.sh("gpulab settle", check=False)
         else:
             host.wait()
