@@ -18,7 +18,7 @@ LOGS = "/home/trainer/gpulab/data/isaaclab/logs"
 # A file of the container's own user, and one that another user of the container has.
 WRITE = "touch logs/{0}-own; touch logs/{0}-other; chown 1000 logs/{0}-other 2>/dev/null; id -u; id -un"
 MINE = """mkdir -p mine/source/mine/mine mine/logs mine/outputs; touch mine/source/mine/mine/__init__.py
-mkdir -p rsl/rsl_rl lab/source/isaaclab/isaaclab; echo here = 1 | tee rsl/rsl_rl/__init__.py > lab/source/isaaclab/isaaclab/__init__.py"""
+mkdir -p own rsl/rsl_rl lab/source/isaaclab/isaaclab; echo here = 1 | tee rsl/rsl_rl/__init__.py > lab/source/isaaclab/isaaclab/__init__.py"""
 WHERE = 'gpulab shell isaaclab ext-dev python -c "import {0}; print({0}.__file__)" 2>&1'
 
 
@@ -88,12 +88,16 @@ def test_fix_perms_gives_everything_to_the_hosts_user_and_mounts_go_on_and_off(i
     assert "ModuleNotFoundError" in isaac.sh(WHERE.format("rsl_rl"), check=False)
     tried = isaac.deploy("--check --mount isaaclab=~/lab --mount rsl_rl=~/rsl")
     assert {"recreate ext-dev", "release 0002"} <= set(tried["actions"]), tried
-    made = isaac.deploy("--set USER_MODE=fix-perms --mount rsl_rl=on --mount isaaclab=~/lab")
+    made = isaac.deploy(
+        "--set USER_MODE=fix-perms --mount rsl_rl=on --mount isaaclab=~/lab --mount own=~/own:/opt/own:rw"
+    )
     assert made["release"] == "0002", made
     assert isaac.sh(WHERE.format("rsl_rl")).strip() == "/mounts/rsl_rl/rsl_rl/__init__.py"
     inside = "/mounts/isaaclab/source/isaaclab/isaaclab/__init__.py"
     assert isaac.sh(WHERE.format("isaaclab")).strip() == inside
     assert "Read-only" in isaac.sh(f"gpulab shell isaaclab ext-dev touch {inside} 2>&1", check=False)
+    isaac.sh("gpulab shell isaaclab ext-dev touch /opt/own/from-container")
+    assert isaac.sh("stat -c %U own/from-container").strip() == "trainer"
     write = WRITE.format("fixed")
     assert isaac.sh(f"gpulab run isaaclab ext-dev sh -c '{write}; exit 7' 2>/dev/null; echo $?").split()[-1] == "7"
     assert isaac.owner("fixed-own") == isaac.owner("fixed-other") == "1000"
@@ -107,7 +111,7 @@ def test_what_cannot_be_mounted_is_refused_and_what_ran_goes_on(isaac: Isaac) ->
         "new=~/rsl:inside": ("mounts.new.target is 'inside'", "absolute path in the container"),
         "new=~/rsl:/mounts/isaaclab": ("mounts.new.target is '/mounts/isaaclab'", "isaaclab has that one"),
         "new=~/rsl:/workspace/mine/logs": ("mounts.new.target is '/workspace/mine/logs'", "ext-dev has"),
-        "other=off": ("mounts.other is 'off'", "isaaclab, rsl_rl"),
+        "other=off": ("mounts.other is 'off'", "isaaclab, own, rsl_rl"),
     }.items():
         said = isaac.refused(f"--mount {typed}")
         assert said.startswith("STACK_MOUNT_INVALID: ") and all(part in said for part in parts), said
@@ -132,7 +136,9 @@ def test_a_custom_user_is_a_subordinate_id_and_both_sides_write(isaac: Isaac) ->
 
 
 def test_root_in_the_container_and_a_rollback_that_brings_mounts_back_over_a_reboot(isaac: Isaac) -> None:
-    made = isaac.deploy("--set USER_MODE=root --unset USER_UID --unset USER_GID --mount rsl_rl= --mount isaaclab=")
+    made = isaac.deploy(
+        "--set USER_MODE=root --unset USER_UID --unset USER_GID --mount rsl_rl= --mount isaaclab= --mount own="
+    )
     assert made["release"] == "0004", made
     write = WRITE.format("root")
     assert isaac.sh(f"gpulab shell isaaclab ext-dev sh -c '{write}'").split() == ["0", "root"]
@@ -145,6 +151,6 @@ def test_root_in_the_container_and_a_rollback_that_brings_mounts_back_over_a_reb
     until("healthy after the reboot", lambda: isaac.status()["state"] == "healthy", 120)
     stack = isaac.status()
     assert stack["release"] == "0002"
-    assert {name: each["enabled"] for name, each in stack["mounts"].items()} == {"rsl_rl": True, "isaaclab": True}
+    assert {name for name, each in stack["mounts"].items() if each["enabled"]} == {"rsl_rl", "isaaclab", "own"}
     assert isaac.sh(WHERE.format("isaaclab")).strip().startswith("/mounts/isaaclab/")
     assert set(isaac.sh(f"ls {LOGS}").split()) >= {"preserve-own", "fixed-own", "custom-own", "root-own"}

@@ -42,7 +42,8 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Account:
     services = {"training": {"image": "t", "gpus": ["GPU-a"]}, "web": {}, "once": {"one_off": True}}
     for number, extra in (("0001", {}), ("0002", {"failed.json": {"code": "STACK_UNHEALTHY"}})):
         release = {"schema": 1, "id": number, "made": "2026-01-02T03:04:05Z", "by": "ada@desk", "why": "first try"}
-        files = {"release.json": {**release, "services": services}, **extra}
+        mounts = {"lib": {"source": "/lib", "target": "/opt/lib", "services": [], "write": False, "enabled": True}}
+        files = {"release.json": {**release, "services": services, "host_mounts": mounts}, **extra}
         for name, data in files.items():
             path = stack / "releases" / number / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,6 +118,7 @@ def test_status_in_words_and_as_data(
     said = capsys.readouterr().out
     assert said.startswith("robot: healthy, release 0001 of ") and " by ada@desk\n  why: first try\n" in said
     assert "127.0.0.1:8000, 1 GPU\n" in said
+    assert "\n  mount lib is /lib on /opt/lib in all services, read only\n" in said
     assert "release 0002 failed (STACK_UNHEALTHY): gpulab logs robot --release 0002" in said
     assert _gpulab.main(["status", "robot", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)["stacks"][0]

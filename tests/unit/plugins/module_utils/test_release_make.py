@@ -12,6 +12,8 @@ from ansible_collections.gpulab.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.gpulab.fleet.plugins.module_utils._release import Store
 from ansible_collections.gpulab.fleet.plugins.module_utils._userenv import Account
 
+MOUNT: dict[str, Any] = {"source": "/a", "target": "/b", "services": [], "write": False, "enabled": True}
+
 
 def inputs(tmp_path: Path, plan: Plan) -> str:
     user = Account("ada", 1000, 1000, tmp_path)
@@ -45,6 +47,8 @@ def test_a_proof_that_goes_matters_only_to_those_with_gpus(
         (Plan(files={"a": {"sha256": "1", "mode": 420}}), Plan(files={"a": {"sha256": "1", "mode": 493}})),
         (Plan(profiles=["x"]), Plan()),
         (Plan(checks=[{"url": "http://x"}]), Plan()),
+        (Plan(mounts={"lib": MOUNT}), Plan()),
+        (Plan(mounts={"lib": MOUNT}), Plan(mounts={"lib": {**MOUNT, "enabled": False}})),
     ],
 )
 def test_what_makes_a_new_release(tmp_path: Path, one: Plan, two: Plan) -> None:

@@ -51,6 +51,26 @@ def test_one_that_failed_is_never_gone_back_to(host: Host) -> None:
     assert host.run(lambda verb: verb.rollback()) == "done" and current(host) == "0001"
 
 
+def test_mounts_come_back_with_their_release_if_they_are_still_there(host: Host, tmp_path: Path) -> None:
+    folder, away = tmp_path / "lib", tmp_path / "away"
+    mount = {"source": str(folder), "target": "/lib", "services": [], "write": False, "enabled": True}
+    plan = replace(host.plan(WORD="one"), keep=KEPT, mounts={"lib": mount})
+
+    def mounted() -> bool:
+        return str(folder) in (host.store.link / "compose.yml").read_text()
+
+    assert host.deploy(plan) == "STACK_MOUNT_INVALID" and host.store.current() is None
+    folder.mkdir()
+    assert host.deploy(plan) == "done" and mounted()
+    assert deploy(host, "two") == "done" and not mounted()
+    folder.rename(away)
+    assert host.run(lambda verb: verb.rollback()) == "RELEASE_INCOMPLETE" and current(host) == "0002"
+    away.rename(folder)
+    assert host.run(lambda verb: verb.rollback()) == "done" and mounted()
+    kept = host.store.current()
+    assert kept and kept.host_mounts == {"lib": mount}
+
+
 def test_what_ran_before_is_kept_rather_than_what_was_rolled_back_from(host: Host) -> None:
     assert deploy(host, "good") == "done"
     for n in range(KEPT):
