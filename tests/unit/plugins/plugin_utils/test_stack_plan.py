@@ -60,6 +60,11 @@ def test_good_stacks_and_those_told_elsewhere(base: Path, stacks: Any) -> None:
             "STACK_SETTING_INVALID",
             "gpus names the service w",
         ),
+        (
+            {"source": "./mine", "settings": {"PORT": 1}, "mounts": {"lib": "lib"}},
+            "STACK_SETTING_INVALID",
+            "gpulab_stacks.mine.mounts.lib.source is 'lib'",
+        ),
         ({"source": "./mine", "settings": {"PORT": 1}, "secrets": {"KEY": "hunter2"}}, "STACK_SECRET_INVALID", "KEY"),
         (
             {"source": "./mine", "settings": {"PORT": 1}, "images": [{"name": "a", "archive": "/no/such.tar"}]},
@@ -101,10 +106,13 @@ def plan(base: Path, **args: Any) -> dict[str, Any]:
 
 
 def test_a_plan_says_what_the_site_had_asked_for(base: Path) -> None:
-    made = plan(base, gpus={"web": 1}, keep=5, publish={"web": [80]}, snapshot=None, secrets={})
-    assert made["given"] == {"settings": {"PORT": "1"}, "gpus": {"web": 1}, "keep": 5, "publish": {"web": [80]}}
+    made = plan(
+        base, gpus={"web": 1}, keep=5, publish={"web": [80]}, snapshot=None, secrets={}, mounts={"lib": "~/lib"}
+    )
+    assert made["given"] == {"settings": {"PORT": "1"}, "gpus": {"web": 1}, "keep": 5, "publish": {"web": [80]},
+                             "mounts": {"lib": "~/lib"}}  # fmt: skip
     assert made["source"]["compose_file"] == "compose.yml" and made["source"]["archives"] == []
-    assert made["publish"] == {"web": ["80"]}
+    assert made["publish"] == {"web": ["80"]} and made["mounts"]["lib"]["target"] == "/mounts/lib"
     Plan(**made)
 
 
