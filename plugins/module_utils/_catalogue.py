@@ -1772,8 +1772,10 @@ remedy = Nothing: what ran before runs again. Deploy again when you like.
 layer = stacks
 severity = error
 title = There is no release to go back to
-cause = The stack was deployed once only, or the releases before were too old to be kept.
-remedy = Deploy what should run; gpulab_stacks.{stack}.keep says how many releases are kept.
+cause = The stack was deployed once only, the releases before were too old to be kept, or what ran before was itself
+  rolled back from.
+remedy = Name a release (gpulab history {stack} lists them; gpulab rollback {stack} RELEASE, or -e gpulab_release=RELEASE),
+  or deploy what should run. gpulab_stacks.{stack}.keep says how many are kept.
 
 [RELEASE_INCOMPLETE]
 layer = stacks
@@ -1812,8 +1814,8 @@ layer = stacks
 severity = error
 title = An image of the stack cannot be built
 cause = A step of its Dockerfile failed; the output has it. What ran before still runs.
-remedy = Read the output; where packages could not be fetched, set PIP_CONF and CA_BUNDLE in
-  gpulab_stacks.{stack}.settings.
+remedy = Read the output. Where packages could not be fetched: the stacks that ship here have PIP_CONF and CA_BUNDLE, settings
+  of gpulab_stacks.{stack}. Where COPY does not find what is there: .dockerignore in the stack's folder leaves it out.
 
 [STACK_PORT_TAKEN]
 layer = stacks
@@ -1915,7 +1917,8 @@ layer = stacks
 severity = error
 title = A stack's data are to be deleted, and its name was not typed
 cause = Nothing brings purged data back, so that they go only when the stack is named once more.
-remedy = Read what would go; then give the stack's name ({stack}) as the confirmation.
+remedy = Read what would go; then type the stack's name: gpulab purge {stack} --yes-delete {stack}, or the playbook undeploy
+  with -e gpulab_stack={stack} -e gpulab_purge={stack}.
 
 [STACK_PURGE_RUNS]
 layer = stacks
@@ -1938,7 +1941,7 @@ severity = error
 title = The stack was started and is not well
 cause = A service ended, keeps restarting, or its health check fails; what it said last is above.
 remedy = Read what the service said (a failed release keeps its logs), correct it, and deploy again. A slow start
-  needs a longer compose_stacks_wait_timeout.
+  needs a longer wait_timeout in stack.yml, or compose_stacks_wait_timeout in the inventory.
 
 [STACK_BUSY]
 layer = stacks

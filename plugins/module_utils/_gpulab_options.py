@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     shell.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="instead of a shell")
 
     run = verb("run", "a service once more, by itself, with other arguments")
-    run.add_argument("-d", "--detach", action="store_true", help="do not wait; prints the container's name")
+    run.add_argument("-d", "--detach", action="store_true", help="do not wait; prints the container's id")
     run.add_argument("stack", metavar="STACK")
     run.add_argument("service", metavar="SERVICE")
     run.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARG", help="what the container is to run")
