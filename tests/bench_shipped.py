@@ -25,13 +25,32 @@ HOST = "bench2"
 RUNS = 3
 REST = 20  # seconds after which a healthy stack is at rest
 WHEELS = "/home/trainer/wheels"
+LAB = "the lab's own base image"
 # What each stack is given to run on processors only, beside what every stack is given here.
 FORMS: dict[str, dict[str, Any]] = {
     "quickstart": {"settings": {"GENERATIONS": 1}},
     "openpi": {},
     "browsergym": {},
     "gym_desktop": {"settings": {"FRAMEWORK": "none"}},
-    "e2ead": {"settings": {"REQUIREMENTS": "requirements-cpu.txt", "WHEELS": WHEELS, "COMPOSE_PROFILES": "notebook"}},
+    "e2ead": {
+        "gpus": dict.fromkeys(("training", "train", "carla", "evaluation", "jupyter"), 0),
+        "settings": {
+            "EVALUATION_BASE_IMAGE": LAB,
+            "REQUIREMENTS": "requirements-cpu.txt",
+            "WHEELS": WHEELS,
+            "COMPOSE_PROFILES": "notebook",
+        },
+    },
+    "isaaclab": {
+        "gpus": dict.fromkeys(("ext-dev", "ext", "train"), 0),
+        "settings": {
+            "DEV_BASE_IMAGE": LAB,
+            "REQUIREMENTS": "requirements-mujoco.txt",
+            "WHEELS": WHEELS,
+            "COMPOSE_PROFILES": "ext",
+            "ACCEPT_EULA": "N",
+        },
+    },
 }
 
 
@@ -61,7 +80,9 @@ def main(names: list[str]) -> int:
 
 def entry(site: Site, form: dict[str, Any]) -> dict[str, Any]:
     given = stack_in_lab()
-    settings = {**given["settings"], **form.get("settings", {})}
+    base = given["settings"]["BASE_IMAGE"]
+    chosen = {name: base if value == LAB else value for name, value in form.get("settings", {}).items()}
+    settings = {**given["settings"], **chosen}
     if settings.get("WHEELS") == WHEELS:
         torch_wheel.bring(site)
     return {**given, **form, "settings": settings}
