@@ -67,6 +67,19 @@ def test_what_runs(site: Site) -> None:
     site.login("trainer", "docker start quickstart-simulator-1")
 
 
+def test_a_deploy_needs_no_program_on_the_host_and_leaves_another_alone(site: Site) -> None:
+    """It is site.yml that installs it: a deploy from another version of the collection works all the same."""
+    program = "/usr/local/lib/gpulab/gpulab.pyz"
+    for there in (f"echo another > {program}", f"rm {program}"):
+        site.ssh(f"cp {program} /root/kept; {there}")
+        for arguments in ([], ["--check"]):
+            assert site.run("playbooks/deploy.yml", *arguments).ok().changed == []
+        said = site.run("playbooks/rollback.yml", "-e", "gpulab_stack=quickstart")
+        assert "RELEASE_NONE_BEFORE" in said.failures, said.raw
+        left = site.ssh(f"cat {program} || true; mv /root/kept {program}")
+        assert left.strip() in ("another", "")
+
+
 def test_logs_shell_and_one_off_runs(site: Site) -> None:
     assert "training-1" in gpulab(site, "logs quickstart training -n 2")
     assert gpulab(site, "shell quickstart training id -u").strip() == "0"
