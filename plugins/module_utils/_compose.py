@@ -212,6 +212,11 @@ class Project:
                     raise
         return sorted(found, key=lambda container: container.name)
 
+    def one_off_runs(self) -> list[str]:
+        """Names of the `docker compose run` of this project that go on."""
+        rows = self.api(f"/containers/json?filters={quote(json.dumps({'label': [f'{PROJECT}={self.name}']}))}")
+        return sorted(row["Names"][0].lstrip("/") for row in rows if row["Labels"].get(ONE_OFF) == "True")
+
     def others_ports(self) -> dict[int, str]:
         """Ports that containers of this engine's other projects have, and whose they are."""
         return {

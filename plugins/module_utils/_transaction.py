@@ -436,18 +436,19 @@ class Transaction:
             project, answers = self.project(current), True
             try:
                 project.engine()
-                containers = project.containers()
+                containers, runs = project.containers(), project.one_off_runs()
             except FleetError:
                 if self.store.folder.exists() and not self.check and not without_engine:
                     raise
-                containers, answers = [], False
+                containers, runs, answers = [], [], False
+            self.done.actions += [f"end the run {name}" for name in runs]
             self.done.actions += [f"remove {each.name}" for each in containers]
             if self.store.folder.exists():
                 self.done.actions.append(f"remove {self.store.folder}")
             if not self.check and self.done.actions:
                 if self.store.folder.exists():
                     self.store.begin("undeploy", current.id if current else None, None, self.who)
-                self._remove(current, bool(containers), answers)
+                self._remove(current, bool(containers or runs), answers)
             return self.result()
 
     def _remove(self, release: Release | None, running: bool = True, answers: bool = True) -> None:

@@ -87,6 +87,11 @@ def test_logs_shell_and_one_off_runs(site: Site) -> None:
     code = 'import os; print(os.environ[\\"GPULAB_GPUS\\"]); raise SystemExit(5)'
     assert GPUS[0][:8] in gpulab(site, f'run quickstart training python3 -c "{code}"', status=5)
     assert "-run-" not in site.login("trainer", "docker ps -a --format {{.Names}}"), "nothing is left of it"
+    gpulab(site, "run -d quickstart training sleep 300")
+    assert "end the run quickstart-training-run-" in gpulab(site, "undeploy quickstart --check"), (
+        "nobody's work ends unsaid"
+    )
+    site.login("trainer", "docker rm -f $(docker ps -q --filter label=com.docker.compose.oneoff=True)")
     for wrong in ("logs quickstart nothing", "run nothing training", "shell quickstart nothing"):
         gpulab(site, wrong, status=3)
 
