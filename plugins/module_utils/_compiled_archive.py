@@ -30,7 +30,7 @@ def compiled(sent: bytes) -> bytes:
         for entry in old.infolist():
             data = old.read(entry)
             new.writestr(entry, data)
-            # Compiled by Python itself is what is imported; the shipped stacks' programs are data here.
+            # The shipped stacks' programs are data here: containers run them, nobody imports them.
             if entry.filename.endswith(".py") and not entry.filename.startswith("stacks/"):
                 new.writestr(zipfile.ZipInfo(f"{entry.filename}c", entry.date_time), bytecode(data, entry.filename))
         new.comment = b" " * COMMENT
